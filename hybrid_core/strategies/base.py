@@ -1,0 +1,142 @@
+"""What a strategy is: a named family of real transformations of a PyTorch model, each with declared facts.
+
+A strategy lists its settings with a sentence, an order stage, whether they may change more than rounding, and what
+they cost to apply, so that the search and the pages can plan without running anything. `apply` gets a private copy of
+the model and either changes it for certain (and says what it changed) or raises `StrategyUnsupported`; it never
+returns a model that is silently the same. The form, one file of declared facts plus one `apply`, is common to the
+optimization tool kits; the kit in `tests/contracts/strategy_contract.py` holds every strategy to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from hybrid_core.errors import StrategyUnsupported
+from hybrid_core.records import Workload
+
+ANY_SETTING = "*"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One concrete choice inside a strategy.
+
+    `stage` orders the steps of a recipe: smaller is applied first. `exact` is True when only rounding may change the
+    outputs. `expected_cost_s` is a prior for the seconds that `apply` and the first call take together on a small model.
+    """
+
+    name: str
+    sentence: str
+    stage: int
+    exact: bool
+    expected_cost_s: float
+    references: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """`setting` of the strategy that declares this cannot stand in one recipe with the other strategy's setting."""
+
+    setting: str
+    other_strategy: str
+    other_setting: str
+    reason: str
+
+    def forbids(self, setting: str, other_strategy: str, other_setting: str) -> bool:
+        """True when the pair is the one declared here; `"*"` stands for any setting."""
+        return (
+            self.setting in (ANY_SETTING, setting)
+            and self.other_strategy == other_strategy
+            and self.other_setting in (ANY_SETTING, other_setting)
+        )
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a model is optimized for: one example call, how to make it, and where.
+
+    `call(model, example_inputs)` performs one timed call of the workload; it is the only way a strategy runs the model.
+    """
+
+    example_inputs: tuple[Any, ...]
+    call: Callable[[nn.Module, tuple[Any, ...]], Any]
+    workload: Workload
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The changed model and, in plain sentences, what was changed in it. `changes` is never empty."""
+
+    model: nn.Module
+    changes: tuple[str, ...]
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """One family of transformations. `claimed` holds the figures the original document promised, to be tested."""
+
+    name: str
+    title: str
+    purpose: str
+    settings: tuple[Setting, ...]
+    conflicts: tuple[Conflict, ...]
+    claimed: dict[str, float]
+
+    def unavailable(self, setting: str, device: str) -> str | None:
+        """Why this machine cannot do it, in one sentence; None when it can."""
+        ...
+
+    def unsupported(self, setting: str, model: nn.Module, situation: Situation) -> str | None:
+        """Why this model or workload cannot have it, in one sentence, found cheaply; None when it may work."""
+        ...
+
+    def apply(self, setting: str, model: nn.Module, situation: Situation) -> Applied:
+        """Change the given private copy; raises `StrategyUnsupported` with a reason instead of doing nothing."""
+        ...
+
+
+def run_example(model: nn.Module, situation: Situation) -> Any:
+    """Make the example call once, without gradients."""
+    with torch.no_grad():
+        return situation.call(model, situation.example_inputs)
+
+
+def refuse_when(reason: str | None) -> None:
+    """Raise `StrategyUnsupported` when there is a reason to."""
+    if reason is not None:
+        raise StrategyUnsupported(reason)
+
+
+def list_briefly(names: list[str], most: int = 4) -> str:
+    """Join names for a sentence, the rest as a count: 'a, b and 3 more'."""
+    shown = ", ".join(name or "the whole model" for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """All tensors in nested tuples, lists and dicts, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    return []
+
+
+def replace_submodule(model: nn.Module, name: str, replacement: nn.Module) -> nn.Module:
+    """Put `replacement` at `name` in every place that holds the same module; returns the model (`""` replaces it)."""
+    if name == "":
+        return replacement
+    old = model.get_submodule(name)
+    for parent in list(model.modules()):
+        for child_name, child in list(parent._modules.items()):
+            if child is old:
+                parent._modules[child_name] = replacement
+    return model

@@ -4,9 +4,10 @@ Question: does `optimize --model llama --budget 120` end with a recipe that the 
 untouched model, with the whole 95 % interval above 1 and within the accuracy bound?
 
 Method: several whole runs through the command line, each with another seed and an empty history, so that none
-learns from an earlier one. Every number is a ratio measured beside the untouched model in one process (paired, ABBA, median,
-bootstrap interval); a run counts only by its final race, which is another process than the one that chose the
-recipe. The A/A row is the empty recipe raced the same way: it should be a tie. Raw samples stay in the JSON file.
+learns from an earlier one. Every number is a ratio measured beside the untouched model in one process (paired,
+ABBA, median, bootstrap interval); a run counts only by its final race, which is another process than the one that
+chose the recipe. Each answer holds the empty recipe raced the same way, which should be a tie; raw samples stay in
+the run's database.
 
     make bench-first-path            three runs of 120 s for each model
     make bench-first-path QUICK=1    one run of 120 s on llama

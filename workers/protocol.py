@@ -8,6 +8,7 @@ frames carry a measure process's phases and result (`workers.measure_process`).
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import struct
@@ -55,6 +56,31 @@ def read_frame(receive: Receive, limit_bytes: int) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise FrameError(f"the message is not JSON ({str(error)[:80]}); send one JSON object") from error
+
+
+class FrameBuffer:
+    """Frames out of a stream that arrives in pieces, for a reader that must not block."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._bytes = bytearray()
+
+    def feed(self, piece: bytes) -> list[Any]:
+        """Add what arrived and return the values of the frames it completed.
+
+        Raises:
+            FrameError: a frame is larger than the limit or holds no JSON.
+        """
+        self._bytes += piece
+        values = []
+        while len(self._bytes) >= _HEADER.size:
+            (size,) = _HEADER.unpack_from(self._bytes)
+            if size <= self._limit_bytes and len(self._bytes) < _HEADER.size + size:
+                break
+            taken = bytes(self._bytes[: _HEADER.size + size])
+            values.append(read_frame(io.BytesIO(taken).read, self._limit_bytes))
+            del self._bytes[: len(taken)]
+        return values
 
 
 def read_exactly(receive: Receive, size: int) -> bytes:

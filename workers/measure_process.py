@@ -1,0 +1,92 @@
+"""The fresh interpreter in which one candidate is built, checked and timed.
+
+The order arrives as one frame on standard input, which then stays open as a lifeline: when it ends, the run process
+is gone and this process kills itself and its compilers, so that no orphan disturbs the next measurement. Phases and
+the one result leave as frames on a pipe of their own, because a candidate may print what it likes. Everything slow
+(torch) is imported after the lifeline is watched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+from hybrid_core.errors import HybridError
+from hybrid_core.records import MeasureRequest, Outcome, Trial, to_json
+from workers.protocol import MAX_REQUEST_BYTES, encode_frame, read_frame
+
+PhaseSink = Callable[[str], None]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure what standard input orders; the exit code is 0 when a result was sent."""
+    parser = argparse.ArgumentParser(prog="python -m workers.measure_process", description=__doc__)
+    parser.add_argument("--result-fd", type=int, required=True)
+    result_fd = parser.parse_args(arguments).result_fd
+    # Compilers and other children must not keep the pipe open after this process ended.
+    os.set_inheritable(result_fd, False)
+    request = MeasureRequest.from_json(read_frame(lambda size: os.read(0, size), MAX_REQUEST_BYTES))
+    leave_with_parent(_take_standard_input())
+    trial = measure(request, lambda phase: _write_all(result_fd, encode_frame({"phase": phase})))
+    _write_all(result_fd, encode_frame({"trial": to_json(trial)}))
+    # The result is out; a candidate's broken destructors or exit handlers must not turn it into a crash.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def measure(request: MeasureRequest, on_phase: PhaseSink) -> Trial:
+    """Set the threads the device is described with, then hand over to the science."""
+    on_phase("import")
+    import torch
+    from hybrid_core.evaluation import case_from_registry, evaluate
+
+    torch.set_num_threads(request.subject.threads)
+    try:
+        case = case_from_registry(request.subject)
+    except HybridError as error:
+        return _refused(request, str(error))
+    return evaluate(case, request, on_phase=on_phase)
+
+
+def _refused(request: MeasureRequest, reason: str) -> Trial:
+    names = (request.trial_id, request.run_id, request.recipe, request.purpose)
+    return Trial(*names, Outcome.INVALID_INPUT, reason, stage="build")
+
+
+def leave_with_parent(lifeline_fd: int) -> None:
+    """Kill this whole session as soon as the other end of the lifeline is closed, however the parent ended.
+
+    Not PR_SET_PDEATHSIG: that follows the thread that spawned us, not the process.
+    """
+
+    def wait() -> None:
+        while os.read(lifeline_fd, 4096):
+            pass
+        if os.getpgrp() == os.getpid():  # else started by hand, and the group is somebody's shell
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def _take_standard_input() -> int:
+    """A private copy of standard input; what reads descriptor 0 from now on finds it empty."""
+    lifeline_fd = os.dup(0)
+    empty_fd = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty_fd, 0)
+    os.close(empty_fd)
+    return lifeline_fd
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

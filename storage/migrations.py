@@ -1,0 +1,189 @@
+"""The schema, as plain functions in a list: the only place where tables are made or changed.
+
+Each function runs once, in one transaction together with the row that records it, so a crash leaves a migration wholly
+done or not begun. A file written by a newer version of the project is refused instead of guessed at. Never edit a
+function that was released: add one at the end. The idea follows sqlite-utils' migrations.
+
+All times are UTC epoch seconds, all bytes are bytes, all `*_json` columns are text. `low` and `high` bound the 95 %
+interval of the value they stand beside. Keys are enforced by the database, a second fence behind the byte offsets.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hybrid_core.errors import HybridError
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from storage.connection import Database
+
+ESTIMATE_COLUMNS = ("fitness", "speed", "memory", "accuracy")
+
+
+class SchemaTooNew(HybridError):
+    """The database file was written by a newer version of this project."""
+
+
+def migrate(db: Database, now: float, migrations: tuple[Migration, ...] | None = None) -> int:
+    """Bring the file to the newest schema and return its version; an older file is copied beside itself first.
+
+    Raises:
+        SchemaTooNew: the file knows migrations that this code does not.
+    """
+    steps = MIGRATIONS if migrations is None else migrations
+    done = schema_version(db.cursor())
+    if done > len(steps):
+        raise SchemaTooNew(
+            f"{db.path} has schema {done}, this version of the project knows up to {len(steps)}; "
+            "update the project or set HYBRID_DATA_DIR to another folder"
+        )
+    if done == len(steps):
+        return done
+    if done:
+        _copy_beside(db, done)
+    for number in range(done + 1, len(steps) + 1):
+        _apply(db, number, steps[number - 1], now)
+    # Replaying a write-ahead log that contains DDL is where DuckDB files were damaged before; leave none behind.
+    db.checkpoint()
+    return len(steps)
+
+
+def schema_version(cursor: duckdb.DuckDBPyConnection) -> int:
+    """How many migrations the file has seen; 0 for an empty file."""
+    present = cursor.execute("select count(*) from duckdb_tables() where table_name = 'schema_migrations'").fetchone()
+    if present is None or present[0] == 0:
+        return 0
+    row = cursor.execute("select coalesce(max(version), 0) from schema_migrations").fetchone()
+    return int(row[0]) if row else 0
+
+
+def _apply(db: Database, number: int, step: Migration, now: float) -> None:
+    with db.transaction() as cursor:
+        cursor.execute(
+            "create table if not exists schema_migrations "
+            "(version integer primary key, name varchar, applied_at double)"
+        )
+        step(cursor)
+        cursor.execute("insert into schema_migrations values (?, ?, ?)", [number, step.__name__, now])
+
+
+def _copy_beside(db: Database, version: int) -> None:
+    db.checkpoint()
+    shutil.copy2(db.path, Path(f"{db.path}.before-schema-{version + 1}"))
+
+
+Migration = Callable[["duckdb.DuckDBPyConnection"], None]
+
+
+def create_runs(cursor: duckdb.DuckDBPyConnection) -> None:
+    """Runs, the tokens that make a double click one run, and the leases of the processes that work on them."""
+    cursor.execute(
+        """
+        create table runs (
+            run_id varchar primary key, state varchar not null, cause varchar not null default '',
+            note varchar not null default '', created_at double not null, started_at double, ended_at double,
+            model varchar not null, family varchar not null, size varchar not null, workload varchar not null,
+            workload_label varchar not null, device varchar not null, threads integer not null,
+            method varchar not null, budget_s double, config_json varchar not null, subject_json varchar not null,
+            space_json varchar, progress_json varchar, result_json varchar, winner_key varchar,
+            winner_trial_id varchar, baseline_fitness double,
+            attempt integer not null default 0, cancel_requested_at double,
+            fitness double, fitness_low double, fitness_high double, speed double, speed_low double, speed_high double,
+            memory double, memory_low double, memory_high double,
+            accuracy double, accuracy_low double, accuracy_high double
+        )
+        """
+    )
+    cursor.execute("create table submissions (token varchar primary key, run_id varchar not null, created_at double)")
+    cursor.execute(
+        """
+        create table leases (
+            run_id varchar not null, attempt integer not null, pid integer, pid_started_at double,
+            state varchar not null, started_at double not null, ended_at double, heartbeat_at double not null,
+            current_trial varchar not null default '', current_phase varchar not null default '',
+            primary key (run_id, attempt)
+        )
+        """
+    )
+
+
+def create_trials(cursor: duckdb.DuckDBPyConnection) -> None:
+    """One row per trial: the numbers that pages sort and draw as columns, everything else in `measurement_json`."""
+    cursor.execute(
+        """
+        create table trials (
+            trial_id varchar primary key, run_id varchar not null, attempt integer not null, seq integer not null,
+            recipe_key varchar not null, recipe_json varchar not null, purpose varchar not null,
+            outcome varchar not null, reason varchar not null, stage varchar not null, iteration integer,
+            verdict varchar, infeasible_reason varchar, started_at double, seconds double, phases_json varchar,
+            fitness double, fitness_low double, fitness_high double, speed double, speed_low double, speed_high double,
+            memory double, memory_low double, memory_high double,
+            accuracy double, accuracy_low double, accuracy_high double,
+            latency_ms double, baseline_latency_ms double, peak_bytes bigint, baseline_peak_bytes bigint,
+            weight_bytes bigint, baseline_weight_bytes bigint, first_call_s double, break_even_calls bigint,
+            pairs integer, stop_reason varchar, max_abs_error double, quality_metric varchar, quality_value double,
+            quality_baseline double, quality_samples bigint, warnings_json varchar, changes_json varchar,
+            measurement_json varchar, log_tail varchar not null
+        )
+        """
+    )
+
+
+def create_events(cursor: duckdb.DuckDBPyConnection) -> None:
+    """What happened, in the order it was ingested, and how far each spool file was read."""
+    cursor.execute("create sequence event_ids start 1")
+    cursor.execute(
+        """
+        create table events (
+            event_id bigint not null default nextval('event_ids'), run_id varchar not null, attempt integer not null,
+            seq integer not null, time double not null, kind varchar not null, data_json varchar not null,
+            primary key (run_id, attempt, seq)
+        )
+        """
+    )
+    cursor.execute(
+        'create table ingest_offsets (file varchar primary key, "offset" bigint not null, updated_at double)'
+    )
+    cursor.execute(
+        'create table ingest_errors (file varchar not null, "offset" bigint not null, text varchar not null, '
+        'error varchar not null, time double not null, primary key (file, "offset"))'
+    )
+
+
+def create_device_tables(cursor: duckdb.DuckDBPyConnection) -> None:
+    """Devices as last seen, and their samples; `bucket_s` is the width a sample stands for."""
+    cursor.execute(
+        "create table devices (device varchar primary key, kind varchar not null, title varchar not null, "
+        "last_time double not null, processes_json varchar not null default '[]')"
+    )
+    cursor.execute(
+        """
+        create table device_samples (
+            device varchar not null, time double not null, bucket_s double not null default 1,
+            utilization_percent double, memory_used_bytes bigint, memory_total_bytes bigint, power_w double,
+            temperature_c double, clock_mhz double, detail_json varchar not null default '{}'
+        )
+        """
+    )
+
+
+def create_recommendations(cursor: duckdb.DuckDBPyConnection) -> None:
+    """What to try next, as last worked out for a model, workload and device."""
+    cursor.execute(
+        "create table recommendations (model varchar not null, workload varchar not null, device varchar not null, "
+        "rank integer not null, created_at double not null, recommendation_json varchar not null)"
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    create_runs,
+    create_trials,
+    create_events,
+    create_device_tables,
+    create_recommendations,
+)

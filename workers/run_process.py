@@ -1,0 +1,152 @@
+"""One run: the search loop, with each candidate measured in a process of its own.
+
+`python -m workers.run_process <order.json>` is started by the hub and needs it for nothing: what it finds goes to its
+spool file, one JSON line per event. A restarted attempt repeats the (deterministic) search with the finished trials
+answered from the earlier files, at the cost on the clock that they had, so it takes the same decisions and goes
+on where the first one died.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from hybrid_core.errors import HybridError
+from hybrid_core.records import MeasureLimits, MeasureRequest, Purpose, Recipe, Trial
+from storage.spool import SpoolWriteFailed, SpoolWriter
+from workers.engines.local import LocalEngine
+from workers.orders import EXIT_OTHER_ATTEMPT_ALIVE, EXIT_SPOOL_FAILED, RunOrder, run_folder
+from workers.run_report import Replay, RunOver, RunReport
+from workers.run_watch import RunWatch, remove_scratch
+
+log = logging.getLogger("run")
+LOCK_PATIENCE_S = 10.0
+
+
+class Plan(NamedTuple):
+    """What the search needs to know beside its configuration, and the search itself."""
+
+    space: Any
+    space_facts: dict[str, Any]
+    search: Callable[..., Any]
+
+
+def main(arguments: Sequence[str] | None = None, plan: Callable[[RunOrder], Plan] | None = None) -> int:
+    """Carry out one order; every end that can still be written is written to the spool."""
+    parser = argparse.ArgumentParser(prog="python -m workers.run_process", description=__doc__)
+    parser.add_argument("order", type=Path)
+    parser.add_argument("--hub-fd", type=int, default=-1)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    if options.hub_fd >= 0:
+        os.set_inheritable(options.hub_fd, False)
+    order = RunOrder.read(options.order)
+    lock = _take_run_lock(order)
+    if lock is None:
+        log.error("another attempt of run %s is alive; leaving it to that one", order.run_id)
+        return EXIT_OTHER_ATTEMPT_ALIVE
+    with lock:
+        return _carry_out(order, options.hub_fd, plan or plan_from_registry)
+
+
+def plan_from_registry(order: RunOrder) -> Plan:
+    """The real search over the strategies this machine can do; imports torch, therefore late."""
+    from hybrid_core.search.loop import run_search
+
+    from hybrid_core.search.space import Space
+
+    space = Space.from_registry(order.config.options, order.subject.device)
+    return Plan(space, dict(space.to_json()), run_search)
+
+
+class Measurer:
+    """Answers the search: a finished trial from the spool, any other from a measure process."""
+
+    def __init__(self, order: RunOrder, engine: LocalEngine, report: RunReport, replay: Replay) -> None:
+        self._order, self._engine, self._report, self._replay = order, engine, report, replay
+        self._replayed_s = 0.0
+
+    def __call__(self, recipe: Recipe, purpose: Purpose, limits: MeasureLimits) -> Trial:
+        """Measure one recipe, or remember it."""
+        trial_id = f"{self._order.run_id}:{purpose}:{recipe.key}"
+        known = self._replay.trials.get(trial_id)
+        if known is not None:
+            self._replayed_s += known.seconds
+            return known
+        request = MeasureRequest(trial_id, self._order.run_id, self._order.subject, recipe, purpose, limits)
+        self._report.enter_phase(trial_id, "start")
+        trial = self._engine.measure(request, lambda phase: self._report.enter_phase(trial_id, phase))
+        self._report.enter_phase("", "")
+        return trial
+
+    def clock(self) -> float:
+        """Monotonic seconds on which a remembered trial costs what it once took: the budget stays the same."""
+        return time.monotonic() + self._replayed_s
+
+
+def _carry_out(order: RunOrder, hub_fd: int, plan: Callable[[RunOrder], Plan]) -> int:
+    replay = Replay(order.paths.spool, order.run_id)
+    try:
+        report = RunReport(SpoolWriter(order.paths.spool, order.run_id, order.attempt), replay)
+        engine = LocalEngine(order.measure_command, order.scratch, order.log_file)
+        RunWatch(order, report, engine, hub_fd).start()
+        try:
+            _search(order, plan, Measurer(order, engine, report, replay), report)
+        except HybridError as error:
+            if isinstance(error, SpoolWriteFailed):
+                raise
+            log.exception("the run failed")
+            report.finish("failed", str(error))
+        except Exception as error:  # the border of the process: whatever it is must become a cause
+            log.exception("the search broke")
+            report.finish("failed", f"internal error: {type(error).__name__}: {str(error)[:300]}; see the run's log")
+    except SpoolWriteFailed as error:
+        log.error("the run ends, what it finds can no longer be kept: %s", error)
+        return EXIT_SPOOL_FAILED
+    except RunOver:
+        time.sleep(60)  # the watch thread has written the end and is about to leave for all of us
+    remove_scratch(order)
+    return 0
+
+
+def _search(order: RunOrder, plan: Callable[[RunOrder], Plan], measure: Measurer, report: RunReport) -> None:
+    space, space_facts, search = plan(order)
+    report.started({"config": order.config, "subject": order.subject, "space": space_facts})
+    result = search(
+        order.config, space, measure, report.emit, history=_history(order), clock=measure.clock, run_id=order.run_id
+    )
+    winner = {"recipe": result.winner, "key": result.winner.key}
+    report.finish("finished", result.stop_reason, {"winner": winner, "iterations": result.iterations})
+
+
+def _history(order: RunOrder) -> tuple[Any, ...]:
+    from hybrid_core.adaptive.history import HistoryRow
+
+    return tuple(HistoryRow.from_row(row) for row in order.history)
+
+
+def _take_run_lock(order: RunOrder) -> IO[bytes] | None:
+    """Held while an attempt lives: the fence against two processes that both believe the run is theirs."""
+    path = run_folder(order.paths, order.run_id) / "lock"
+    file = path.open("ab")
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                file.close()
+                return None
+            time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -100,6 +100,10 @@ class Database:
                 self._undo(cursor)
                 raise
 
+    def now(self) -> float:
+        """UTC epoch seconds by the clock this database was opened with."""
+        return self._clock()
+
     def note_failure(self, error: duckdb.Error) -> None:
         """Remember an error after which DuckDB refuses everything, so that the next caller opens the file again."""
         if isinstance(error, duckdb.FatalException) or "database has been invalidated" in str(error):

@@ -75,12 +75,17 @@ class SpoolChunk(NamedTuple):
 
 def spool_path(spool_dir: Path, run_id: str, attempt: int) -> Path:
     """The file of one process attempt; refuses ids that could leave the folder."""
-    path = spool_dir / f"{run_id}.{attempt}.jsonl"
+    path = spool_dir / spool_name(run_id, attempt)
     if parse_spool_name(path.name) != (run_id, attempt):
         raise InvalidInput(
             f"run_id={run_id!r:.60} attempt={attempt!r} cannot name a file; use letters, digits, - and _"
         )
     return path
+
+
+def spool_name(run_id: str, attempt: int) -> str:
+    """The file name of one process attempt."""
+    return f"{run_id}.{attempt}.jsonl"
 
 
 def parse_spool_name(name: str) -> tuple[str, int] | None:

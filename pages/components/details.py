@@ -1,0 +1,187 @@
+"""The parts of a result: the winner with its intervals, one candidate up close, the recipe, how it was searched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from hybrid_core.records import BASELINE_KEY
+from pages.components import charts
+from pages.components.format import (
+    PURPOSE_WORDS,
+    TIMES,
+    bytes_text,
+    duration,
+    interval,
+    is_number,
+    milliseconds,
+    one_line,
+    outcome_text,
+    percent,
+    plain,
+    recipe_text,
+    verdict_word,
+)
+from pages.components.hub import hub, query
+from pages.components.states import asked_for
+
+Row = Mapping[str, Any]
+
+
+def winner(run: Row, result: Row, trials: Sequence[Row]) -> None:
+    """The published numbers of the final race against the baseline, each with its interval and a verdict."""
+    is_baseline = run.get("winner_key") in (None, "", BASELINE_KEY)
+    with st.container(border=True):
+        if is_baseline:
+            st.markdown("### The untouched model stays")
+            reason = plain(result.get("stop_reason")) or "No candidate was better within the accuracy bound"
+            st.markdown(f"Nothing beat it on this machine: {reason}. That is a normal and useful result.")
+        else:
+            st.markdown(f"### {plain(recipe_text(run['winner_key']))}")
+        floor = result.get("noise_floor")
+        with st.grid(4, min_column_width=190):
+            for name, title in (("speed", "Speed"), ("memory", "Memory"), ("accuracy", "Accuracy kept")):
+                _ratio_metric(run, name, title, floor)
+            _fitness_metric(run)
+        st.caption(plain(_evidence(run, result, trials), 600))
+
+
+def candidate(run_id: str, trials: Sequence[Row]) -> None:
+    """One trial up close; which one lives in the address."""
+    st.subheader("One candidate up close")
+    by_id = {str(t["trial_id"]): t for t in trials}
+    asked_for("trial", list(by_id), "the candidate")
+    chosen = st.selectbox(
+        "Candidate", list(by_id), key="trial", bind="query-params", format_func=lambda i: _trial_title(by_id[i])
+    )
+    trial = by_id[chosen]
+    if trial["outcome"] != "ok":
+        where = f" while it was at '{plain(trial.get('stage'))}'" if trial.get("stage") else ""
+        st.markdown(f"**{plain(outcome_text(trial['outcome']))}**{where}: {plain(trial.get('reason'), 600)}")
+        if trial.get("log_tail"):
+            with st.expander("The end of its output"):
+                st.code(str(trial["log_tail"])[-8000:], language=None, wrap_lines=True)
+        return
+    if trial.get("infeasible_reason"):
+        st.warning(f"Outside the bounds: {plain(trial['infeasible_reason'])}.")
+    for warning in trial.get("warnings") or []:
+        st.warning(plain(warning))
+    st.table({name: plain(value) for name, value in _facts(trial).items()}, border="horizontal")
+    for change in trial.get("changes") or []:
+        st.markdown(f"- {plain(change, 500)}")
+    _samples(chosen)
+
+
+def take_away(run_id: str) -> None:
+    """The winner as a recipe and as code."""
+    st.subheader("Take it away")
+    made = hub().handover(run_id)
+    code, recipe = str(made.get("code") or ""), str(made.get("recipe_json") or "")
+    as_code, as_recipe = st.tabs(["Python", "Recipe (JSON)"])
+    with as_code:
+        st.code(code, language="python")
+        st.download_button("Download code", code, "optimized_model.py", "text/x-python", on_click="ignore")
+    with as_recipe:
+        st.code(recipe, language="json")
+        st.download_button("Download recipe", recipe, "recipe.json", "application/json", on_click="ignore")
+
+
+def search(run: Row, result: Row) -> None:
+    """Stop reason, selection details and the configuration, for whoever wants to repeat the run."""
+    with st.expander("How it was searched"):
+        if result.get("stop_reason"):
+            st.markdown(f"Stopped because: {plain(result['stop_reason'], 500)}.")
+        facts = {
+            "Selection": run.get("method"),
+            "Iterations": result.get("iterations"),
+            "A/A noise floor": percent(result.get("noise_floor"), digits=2),
+            "Trials": f"{run.get('trials')}, of which {run.get('trials_failed')} failed",
+        }
+        st.table({name: plain(value) for name, value in facts.items() if value is not None}, border="horizontal")
+        for name in ("selection", "rl", "details"):
+            if result.get(name):
+                st.json(result[name], expanded=False)
+        st.markdown("The configuration, ready to submit again:")
+        st.json(run.get("config") or {}, expanded=False)
+
+
+def _ratio_metric(run: Row, name: str, title: str, floor: Any) -> None:
+    value, low, high = run.get(name), run.get(f"{name}_low"), run.get(f"{name}_high")
+    word = verdict_word(name, value, low, high, floor if name == "speed" else 0.0)
+    if name == "accuracy":
+        shown, ends = percent(value), percent(value, low, high).partition(" % ")[2]
+    else:
+        shown = f"{value:.2f}{TIMES}" if is_number(value) else "not measured"
+        ends = interval(low, high) if low != high else "counted exactly"
+    colour = "gray" if word in ("tie", "unknown") else "blue" if is_number(value) and value > 1 else "red"
+    st.metric(
+        title, shown, word, delta_color=colour, delta_arrow="off", delta_description=ends, border=True, height="stretch"
+    )
+
+
+def _fitness_metric(run: Row) -> None:
+    value, base = run.get("fitness"), run.get("baseline_fitness")
+    shown = f"{value:.3f}" if is_number(value) else "not measured"
+    word = f"baseline {base:.3f}" if is_number(base) else "no baseline"
+    ends = interval(run.get("fitness_low"), run.get("fitness_high"))
+    st.metric(
+        "Fitness", shown, word, delta_color="gray", delta_arrow="off", delta_description=ends, border=True,
+        height="stretch",
+    )  # fmt: skip
+
+
+def _evidence(run: Row, result: Row, trials: Sequence[Row]) -> str:
+    """Where the numbers come from, in a line."""
+    final = [t for t in trials if t.get("recipe_key") == run.get("winner_key") and t.get("purpose") == "final"]
+    parts = ["Baseline / winner, from the final race, with 95 % intervals."]
+    if final and final[0].get("pairs"):
+        parts.append(f"{final[0]['pairs']} timed pairs; {final[0].get('stop_reason')}.")
+        if is_number(final[0].get("quality_samples")):
+            parts.append(f"{final[0]['quality_samples']} held-out samples of {final[0].get('quality_metric')}.")
+        if is_number(final[0].get("break_even_calls")):
+            parts.append(f"Its preparation pays for itself after {final[0]['break_even_calls']:,} calls.")
+    if is_number(result.get("noise_floor")):
+        parts.append(f"A difference below {percent(result['noise_floor'])} counts as a tie (A/A noise of this run).")
+    return " ".join(parts)
+
+
+def _facts(trial: Row) -> dict[str, str]:
+    """The table of one measured trial."""
+    metric = one_line(trial.get("quality_metric") or "Quality").capitalize()
+    samples = f", {trial.get('quality_samples')} samples"
+    error, calls = trial.get("max_abs_error"), trial.get("break_even_calls")
+    return {
+        "Latency": _against(milliseconds, trial, "latency_ms"),
+        "Peak memory": _against(bytes_text, trial, "peak_bytes"),
+        "Weights": _against(bytes_text, trial, "weight_bytes"),
+        metric: f"{percent(trial.get('quality_value'))}, baseline {percent(trial.get('quality_baseline'))}{samples}",
+        "Largest difference of an output": f"{error:.3g}" if is_number(error) else "unknown",
+        "First call": duration(trial.get("first_call_s")),
+        "Pays for itself after": f"{calls:,} calls" if is_number(calls) else "never, or nothing to pay",
+        "Timed pairs": f"{trial.get('pairs')}: {one_line(trial.get('stop_reason'))}",
+    }
+
+
+def _against(text: Callable[[Any], str], trial: Row, name: str) -> str:
+    return f"{text(trial.get(name))}, baseline {text(trial.get(f'baseline_{name}'))}"
+
+
+def _samples(trial_id: str) -> None:
+    """Raw pairs and the environment they were measured in."""
+    rows = query("trial", trial_id=trial_id)
+    measurement = (rows[0].get("measurement") if rows else None) or {}
+    if measurement.get("pairs_ms"):
+        figure = charts.pairs(measurement["pairs_ms"])
+        alt = "Latency of every timed call, baseline and candidate side by side"
+        st.plotly_chart(figure, key="trial_pairs", config=charts.CONFIG, alt=alt)
+    environment = (rows[0].get("environment") if rows else None) or measurement.get("environment")
+    if environment:
+        with st.expander("Measured in this environment"):
+            st.json(environment, expanded=True)
+
+
+def _trial_title(trial: Row) -> str:
+    purpose = PURPOSE_WORDS.get(str(trial.get("purpose")), "")
+    return f"{recipe_text(trial.get('recipe_key'))} ({purpose}, {outcome_text(trial.get('outcome'))})"

@@ -1,0 +1,67 @@
+"""The event log of a run: fetched in steps, told in one line per event."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from pages.components.format import clock, duration, is_number, outcome_text, plain, recipe_text
+from pages.components.hub import query
+
+KEPT = 60
+STEP = 500
+QUIET_KINDS = ("heartbeat", "progress", "phase")
+
+
+def fetch_events(run_id: str) -> list[Mapping[str, Any]]:
+    """The last telling events of a run; only what is new since the last call is asked of the hub."""
+    held = st.session_state.get("events_of_run")
+    if not held or held["run_id"] != run_id:
+        held = {"run_id": run_id, "after": 0, "rows": deque(maxlen=KEPT)}
+        st.session_state["events_of_run"] = held
+    while True:
+        rows = query("events", run_id=run_id, after=held["after"], limit=STEP)
+        fresh = [r for r in rows if r["event_id"] > held["after"]]
+        held["rows"].extend(r for r in fresh if r["kind"] not in QUIET_KINDS)
+        held["after"] = max((r["event_id"] for r in fresh), default=held["after"])
+        if len(fresh) < STEP:
+            return list(held["rows"])
+
+
+def event_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Markdown-safe lines, the latest first."""
+    if not rows:
+        return ["Nothing has happened yet."]
+    return [f"`{clock(r.get('time'))[11:19]}` {_told(r)}" for r in reversed(rows)]
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    data = row.get("data") if isinstance(row.get("data"), Mapping) else {}
+    kind = str(row.get("kind"))
+    recipe = plain(recipe_text(_key(data)))
+    if kind == "trial_started":
+        return f"Started {recipe}, expected to take {plain(duration(data.get('expected_s')))}"
+    if kind == "trial_finished":
+        trial = data.get("trial") if isinstance(data.get("trial"), Mapping) else {}
+        reason = plain(trial.get("reason") or data.get("infeasible_reason"))
+        fitness = data.get("fitness")
+        value = fitness.get("value") if isinstance(fitness, Mapping) else fitness
+        score = f", fitness {value:.3f}".replace(".", "\\.") if is_number(value) else ""
+        return f"{recipe}: {plain(outcome_text(trial.get('outcome')))}{score}" + (f". {reason}" if reason else "")
+    if kind == "skipped":
+        return f"Skipped {recipe}: {plain(data.get('reason'))}"
+    if kind == "selection":
+        return f"Iteration {plain(data.get('iteration'))}: {plain(data.get('method'))} chose the next parents"
+    if kind == "run_finished":
+        return f"Run {plain(data.get('state'))}. {plain(data.get('cause'))}"
+    return plain(kind.replace("_", " ").capitalize())
+
+
+def _key(data: Mapping[str, Any]) -> Any:
+    if data.get("key"):
+        return data["key"]
+    trial_id = data.get("trial_id") or (data.get("trial") or {}).get("trial_id")
+    return str(trial_id).split(":", 2)[-1] if trial_id else None

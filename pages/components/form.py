@@ -1,0 +1,197 @@
+"""The widgets of the optimize form; what they hold lives in the session, so it survives errors and page changes.
+
+Values are read from the session *before* the widgets are drawn: Streamlit has put the person's last change there
+already, so what is not allowed can be said right below its field in the same run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from pages.components import run_form
+from pages.components.format import TIMES, is_number, percent, plain
+
+METHOD_TITLES = {"tournament": "Tournament", "roulette": "Roulette", "rank": "Rank", "rl": "Reinforcement learning"}
+RL_SWITCHES = (
+    ("enable_dapo", "DAPO", "Trains only on groups of episodes in which some but not all succeed; decoupled clip."),
+    ("enable_vapo", "VAPO", "Pretrains the value network and adapts GAE to the episode's length."),
+    ("enable_orz", "ORZ", "Shapes the reward by zones of measured fitness."),
+)
+
+
+def key_of(name: str) -> str:
+    """The session key of a form field."""
+    return f"opt_{name}"
+
+
+def prefill(catalog: Mapping[str, Any], params: Mapping[str, str]) -> list[str]:
+    """Fill missing fields with defaults and, once per address, with what the address asks for; returns the problems."""
+    state = st.session_state
+    for name, value in run_form.default_values(catalog).items():
+        if name == "strategies":
+            for strategy in catalog["strategies"]:
+                state.setdefault(key_of(f"use_{strategy['name']}"), strategy["name"] in value)
+        else:
+            state.setdefault(key_of(name), value)
+    asked, problems = run_form.read_address(catalog, params)
+    if state.get("opt_address") != params:
+        state["opt_address"] = dict(params)
+        _put(asked, catalog)
+    return problems
+
+
+def read_values(catalog: Mapping[str, Any]) -> run_form.Values:
+    """What the form holds now, selections that are no longer offered replaced by the first that is."""
+    state = st.session_state
+    values = {name: state.get(key_of(name)) for name in run_form.default_values(catalog)}
+    values["strategies"] = [s["name"] for s in catalog["strategies"] if state.get(key_of(f"use_{s['name']}"))]
+    model = next((m for m in catalog["models"] if m["name"] == values["model"]), catalog["models"][0])
+    values["model"] = _offered("model", [m["name"] for m in catalog["models"]])
+    values["size"] = _offered("size", model["sizes"])
+    values["workload"] = _offered("workload", run_form.workload_names(model, values["size"]))
+    values["device"] = _offered("device", [d["id"] for d in catalog["devices"]])
+    values["method"] = _offered("method", [m["name"] for m in catalog["selection_methods"]])
+    return values
+
+
+def say(errors: Mapping[str, str], *names: str) -> None:
+    """The sentences of what is not allowed, right below the field."""
+    for name in names:
+        if name in errors:
+            st.error(plain(errors[name]), icon=":material/edit:")
+
+
+def subject(catalog: Mapping[str, Any], values: run_form.Values, errors: Mapping[str, str]) -> None:
+    """What is optimized, and where."""
+    models = {m["name"]: m for m in catalog["models"]}
+    devices = {d["id"]: d for d in catalog["devices"]}
+    model = models[values["model"]]
+    workloads = {w["name"]: w.get("label") or w["name"] for w in model["workloads"].get(values["size"], [])}
+    with st.grid(3, min_column_width=220):
+        _select("model", "Model", {n: m.get("title") or n for n, m in models.items()})
+        _select("size", "Size", {size: size for size in model["sizes"]})
+        _select("workload", "Workload", workloads)
+        _select("device", "Device", {d: v.get("title") or d for d, v in devices.items()})
+        _widget(st.number_input, "threads", "Threads", step=1, help="0 means the device's own default.")
+    say(errors, "threads")
+    facts = (model.get("facts") or {}).get(values["size"]) or {}
+    parts = [str(model.get("description") or "")]
+    if is_number(facts.get("parameters")):
+        parts.append(f"{facts['parameters']:,} parameters.")
+    if facts.get("trained") is False:
+        parts.append("Its weights are random, so accuracy means agreement with the untouched model.")
+    st.caption(plain(" ".join(parts), 500))
+
+
+def strategies(catalog: Mapping[str, Any], errors: Mapping[str, str]) -> None:
+    """Check boxes with what each strategy does here, and what was claimed for it."""
+    with st.grid(2, min_column_width=320):
+        for strategy in catalog["strategies"]:
+            available = run_form.is_available(strategy)
+            with st.container(border=True, height="stretch"):
+                label = f"**{plain(strategy['title'])}**"
+                _widget(st.checkbox, f"use_{strategy['name']}", label, disabled=not available, wrap=True)
+                st.markdown(plain(strategy.get("purpose")))
+                st.markdown("\n".join(_setting_line(s) for s in strategy["settings"]))
+                if claims := _claims(strategy.get("claimed")):
+                    st.caption(f"Claimed by the document, to be tested: {plain(claims)}")
+    say(errors, "optimization_strategies")
+
+
+def method(catalog: Mapping[str, Any], values: run_form.Values) -> None:
+    """Who chooses the parents of the next candidates."""
+    sentences = {m["name"]: str(m.get("sentence") or "") for m in catalog["selection_methods"]}
+    titles = {name: METHOD_TITLES.get(name, name) for name in sentences}
+    captions = [plain(sentence) for sentence in sentences.values()]
+    _widget(st.radio, "method", "Selection method", list(sentences), format_func=titles.get, captions=captions)
+    with st.container(horizontal=True):
+        for name, label, text in RL_SWITCHES:
+            _widget(st.toggle, name, label, help=text, disabled=values["method"] != "rl")
+
+
+def weights(values: run_form.Values, errors: Mapping[str, str]) -> None:
+    """Three sliders, read back as shares and as what they mean."""
+    with st.grid(3, min_column_width=180):
+        for name in run_form.OBJECTIVES:
+            _widget(st.slider, f"weight_{name}", name.capitalize(), 0, 100)
+    shares = run_form.normalised_weights(values)
+    if sum(shares.values()) > 0:
+        text = ", ".join(f"{name} {percent(share, digits=0)}" for name, share in shares.items())
+        st.caption(plain(f"As shares: {text}. {run_form.weights_sentence(shares)}"))
+    say(errors, "objective_weights")
+
+
+def bounds(values: run_form.Values, errors: Mapping[str, str]) -> None:
+    """What a winner must keep, whatever it gains."""
+    with st.grid(2, min_column_width=240):
+        text = "The pessimistic end of the winner's accuracy interval must reach this share of the baseline's."
+        _widget(st.number_input, "min_accuracy_preservation", "Accuracy to keep", step=0.005, format="%.3f", help=text)
+        text = "A winner whose whole speed interval lies below this is refused. Below 1 trades speed for memory."
+        _widget(st.number_input, "min_speed_improvement", "Minimum speed", step=0.05, format="%.2f", help=text)
+    say(errors, "min_accuracy_preservation", "min_speed_improvement")
+
+
+def effort(catalog: Mapping[str, Any], values: run_form.Values, errors: Mapping[str, str]) -> None:
+    """How long to search, with an estimate of what fits."""
+    with st.grid(3, min_column_width=200):
+        _widget(st.number_input, "budget_s", "Time budget (s)", step=30.0, format="%.0f")
+        _widget(st.number_input, "num_candidates", "Candidates per iteration", step=1)
+        _widget(st.number_input, "max_iterations", "Iterations at most", step=1)
+    say(errors, "budget_s", "num_candidates", "max_iterations")
+    if sentence := run_form.fitting_sentence(catalog, values):
+        st.caption(plain(sentence))
+
+
+def advanced(errors: Mapping[str, str]) -> None:
+    """What rarely needs a change."""
+    with st.expander("Seed, note and thresholds"):
+        with st.grid(2, min_column_width=240):
+            _widget(st.number_input, "seed", "Seed", step=1)
+            _widget(st.text_input, "note", "Note", max_chars=200, placeholder="Why this run?")
+            _widget(st.number_input, "tournament_size", "Tournament size", step=1)
+            _widget(st.number_input, "performance_threshold", "Performance threshold", step=0.05, format="%.2f")
+            _widget(st.number_input, "convergence_threshold", "Convergence threshold", step=0.005, format="%.3f")
+        _widget(st.toggle, "enable_ensemble_optimization", "Combine strategies")
+        _widget(st.toggle, "enable_adaptive_hybrid", "Start from what earlier runs of this family found")
+        say(errors, "seed", "note", "tournament_size", "performance_threshold", "convergence_threshold")
+
+
+def _put(asked: run_form.Values, catalog: Mapping[str, Any]) -> None:
+    for name, value in asked.items():
+        if name != "strategies":
+            st.session_state[key_of(name)] = value
+    if "strategies" in asked:
+        for strategy in catalog["strategies"]:
+            st.session_state[key_of(f"use_{strategy['name']}")] = strategy["name"] in asked["strategies"]
+
+
+def _offered(name: str, options: Sequence[str]) -> str:
+    if st.session_state.get(key_of(name)) not in options:
+        st.session_state[key_of(name)] = options[0]
+    return str(st.session_state[key_of(name)])
+
+
+def _select(name: str, label: str, titles: Mapping[str, str]) -> None:
+    _widget(st.selectbox, name, label, list(titles), format_func=lambda option: titles.get(option, option))
+
+
+def _widget(widget: Any, name: str, label: str, *args: Any, **options: Any) -> None:
+    widget(label, *args, key=key_of(name), persist_state="session", **options)
+
+
+def _setting_line(setting: Mapping[str, Any]) -> str:
+    text = f"{plain(setting['name'], 60)}: {plain(setting.get('sentence'))}"
+    if reason := setting.get("unavailable"):
+        return f"- :gray[{text}. Not on this machine: {plain(reason)}]"
+    return f"- {text}"
+
+
+def _claims(claimed: Any) -> str:
+    if not isinstance(claimed, Mapping):
+        return ""
+    numbers = {name: value for name, value in claimed.items() if is_number(value)}
+    texts = {n: percent(v, digits=0) if n == "accuracy" else f"{v:.1f}{TIMES}" for n, v in numbers.items()}
+    return ", ".join(f"{name} {text}" for name, text in texts.items())

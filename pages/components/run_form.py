@@ -1,0 +1,182 @@
+"""From what stands in the form to a run configuration, and from an address to a form; pure functions.
+
+Validation is `RunConfig`'s own: each field is checked alone, so its sentence can stand beside it, then all together.
+Defaults come from the configuration classes, so form, command line and Python agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hybrid_core.config import DEFAULT_WEIGHTS, OBJECTIVES, HybridOptimizationConfig, RunConfig
+from hybrid_core.errors import InvalidInput
+from pages.components.format import duration, one_line
+
+Values = dict[str, Any]
+RUN_FIELDS = ("threads", "budget_s", "seed", "note")
+OPTION_FIELDS = (
+    "enable_ensemble_optimization",
+    "enable_adaptive_hybrid",
+    "enable_dapo",
+    "enable_vapo",
+    "enable_orz",
+    "num_candidates",
+    "tournament_size",
+    "performance_threshold",
+    "convergence_threshold",
+    "max_iterations",
+    "min_accuracy_preservation",
+    "min_speed_improvement",
+)
+
+
+def default_values(catalog: Mapping[str, Any]) -> Values:
+    """A form as it is first shown: the first model, everything available, the documented options."""
+    options, model = HybridOptimizationConfig(), catalog["models"][0]
+    run = RunConfig(model=model["name"])
+    values: Values = {name: getattr(options, name) for name in OPTION_FIELDS}
+    values.update({name: getattr(run, name) for name in RUN_FIELDS})
+    values.update({f"weight_{name}": round(100 * DEFAULT_WEIGHTS[name]) for name in OBJECTIVES})
+    values.update(model=model["name"], size=model["sizes"][0], device=catalog["devices"][0]["id"])
+    values["workload"] = workload_names(model, values["size"])[0]
+    values["strategies"] = [s["name"] for s in catalog["strategies"] if is_available(s)]
+    values["method"] = options.selection_method
+    return values
+
+
+def workload_names(model: Mapping[str, Any], size: str) -> list[str]:
+    """The names of a model's workloads at a size."""
+    return [w["name"] for w in model["workloads"].get(size, [])]
+
+
+def is_available(strategy: Mapping[str, Any]) -> bool:
+    """Whether at least one setting can be tried on this machine."""
+    return any(not s.get("unavailable") for s in strategy["settings"])
+
+
+def read_address(catalog: Mapping[str, Any], params: Mapping[str, str]) -> tuple[Values, list[str]]:
+    """The form values an address asks for, and one sentence for each part that was not understood."""
+    models = {m["name"]: m for m in catalog["models"]}
+    strategies = {s["name"]: is_available(s) for s in catalog["strategies"]}
+    model = models.get(params.get("model", ""), catalog["models"][0])
+    size = params.get("size") if params.get("size") in model["sizes"] else model["sizes"][0]
+    allowed: dict[str, Sequence[str]] = {
+        "model": list(models),
+        "size": model["sizes"],
+        "workload": workload_names(model, str(size)),
+        "device": [d["id"] for d in catalog["devices"]],
+        "method": [m["name"] for m in catalog["selection_methods"]],
+    }
+    values, problems = {}, []
+    for name, choices in allowed.items():
+        if name in params and params[name] in choices:
+            values[name] = params[name]
+        elif params.get(name):
+            problems.append(f"the {name} {params[name]!r:.60} is unknown here; known are {', '.join(choices)}")
+    if "model" in values:
+        values.setdefault("size", size)
+        values.setdefault("workload", allowed["workload"][0])
+    if params.get("strategies"):
+        asked = params["strategies"].split(",")
+        if usable := [s for s in asked if strategies.get(s)]:
+            values["strategies"] = usable
+        problems += [
+            f"the strategy {s!r:.60} is {'not available on this machine' if s in strategies else 'unknown'}"
+            for s in asked
+            if not strategies.get(s)
+        ]
+    if params.get("budget_s"):
+        try:
+            values["budget_s"] = RunConfig(model="any", budget_s=float(params["budget_s"])).budget_s
+        except ValueError as error:
+            problems.append(one_line(error))
+    return values, problems
+
+
+def normalised_weights(values: Mapping[str, Any]) -> dict[str, float]:
+    """The three weights as shares of one; all zero stays all zero, for the validation to refuse."""
+    raw = {name: float(values[f"weight_{name}"]) for name in OBJECTIVES}
+    total = sum(raw.values())
+    return {name: round(value / total, 4) if total > 0 else 0.0 for name, value in raw.items()}
+
+
+def weights_sentence(weights: Mapping[str, float]) -> str:
+    """What the weights mean in terms of each other.
+
+    >>> weights_sentence({"speed": 0.5, "memory": 0.25, "accuracy": 0.25})
+    'Being 10 % faster counts as much as needing 20 % less peak memory.'
+    """
+    speed, memory, accuracy = (weights[name] for name in OBJECTIVES)
+    if sum(weights.values()) <= 0:
+        return ""
+    if speed and memory:
+        return f"Being 10 % faster counts as much as needing {10 * speed / memory:.0f} % less peak memory."
+    only = "speed" if speed else "peak memory" if memory else ""
+    if not only:
+        return "Only accuracy counts, so the untouched model will be hard to beat."
+    return f"Only {only} and accuracy count." if accuracy else f"Only {only} counts, within the accuracy bound."
+
+
+def build_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The run configuration as JSON-able data, ready to submit; not yet validated."""
+    options = {name: values[name] for name in OPTION_FIELDS}
+    options["optimization_strategies"] = list(values["strategies"])
+    options["objective_weights"] = normalised_weights(values)
+    options["enable_rl_optimization"] = values["method"] == "rl"
+    options["selection_strategy"] = values["method"]
+    names = ("model", "size", "workload", "device", *RUN_FIELDS)
+    return {**{name: values[name] for name in names}, "options": options}
+
+
+def field_errors(values: Mapping[str, Any]) -> dict[str, str]:
+    """What is not allowed, by field: the sentence of the configuration class itself."""
+    config = build_config(values)
+    errors: dict[str, str] = {}
+    for name in RUN_FIELDS:
+        _note_error(errors, name, {"model": "any", name: config[name]})
+    for name in (*OPTION_FIELDS, "optimization_strategies", "objective_weights"):
+        _note_error(errors, name, {"model": "any", "options": {name: config["options"][name]}})
+    return errors
+
+
+def fitting_sentence(catalog: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """How many candidates fit into the budget, from the settings' own expected costs."""
+    costs = [
+        float(setting["expected_cost_s"])
+        for strategy in catalog["strategies"]
+        if strategy["name"] in values["strategies"]
+        for setting in strategy["settings"]
+        if not setting.get("unavailable")
+    ]
+    if not costs or not isinstance(values["budget_s"], int | float) or not math.isfinite(values["budget_s"]):
+        return ""
+    mean = sum(costs) / len(costs)
+    # The A/A check before and the final race of up to three recipes after the search take their share first.
+    fits = max(0, math.floor((values["budget_s"] - 4 * min(costs)) / mean))
+    most = values["num_candidates"] * values["max_iterations"] + len(costs)
+    if fits == 0:
+        return f"Too short: one candidate takes about {duration(mean)}; allow at least {duration(5 * mean)}."
+    count = f"about {fits}" if fits < most else f"all {most}"
+    return f"Time for {count} candidates at {duration(min(costs))} to {duration(max(costs))} each, final race included."
+
+
+def command_line(config: Mapping[str, Any]) -> str:
+    """The same run from a terminal."""
+    return f"python -m workers optimize --config {shlex.quote(json.dumps(config, separators=(',', ':')))}"
+
+
+def submission_token(nonce: str, config: Mapping[str, Any]) -> str:
+    """The same form sent twice is the same submission; a changed form is a new one."""
+    return hashlib.sha256((nonce + json.dumps(config, sort_keys=True)).encode()).hexdigest()[:32]
+
+
+def _note_error(errors: dict[str, str], name: str, config: dict[str, Any]) -> None:
+    try:
+        RunConfig.from_json(config)
+    except InvalidInput as error:
+        errors[name] = str(error)

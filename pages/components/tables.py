@@ -1,0 +1,200 @@
+"""Rows as tables: which columns a person sees, in which order, with which unit. Pure functions and their drawing.
+
+A number stays a number (so that sorting works) and its interval stands in the column beside it. Tables are drawn on a
+canvas by Streamlit, which shows text as text; only the CSV needs defusing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from pages.components.format import (
+    PURPOSE_WORDS,
+    TIMES,
+    ago,
+    clock,
+    csv_safe,
+    duration,
+    interval,
+    is_number,
+    one_line,
+    outcome_text,
+    plain,
+    recipe_text,
+)
+
+Row = Mapping[str, Any]
+RATIOS = (("speed", "Speed"), ("memory", "Memory"), ("accuracy", "Accuracy kept"))
+MAX_ROWS = 5_000
+MIB = 2**20
+
+
+def trials_table(trials: Sequence[Row]) -> pd.DataFrame:
+    """All trials of a run, failures with their cause; the latest first."""
+    return pd.DataFrame([_trial_cells(t) for t in trials], columns=list(_trial_cells({})))
+
+
+def landed_table(trials: Sequence[Row]) -> pd.DataFrame:
+    """The short form for the live page: what landed, and what came of it."""
+    cells = [
+        {
+            "Candidate": recipe_text(t.get("recipe_key")),
+            "Result": outcome_text(t.get("outcome")),
+            "Speed": _number(t.get("speed")),
+            "Memory": _number(t.get("memory")),
+            "Accuracy kept": _number(t.get("accuracy")),
+            "Fitness": _number(t.get("fitness")),
+            "Why": _why(t),
+            "For": PURPOSE_WORDS.get(str(t.get("purpose")), ""),
+            "Took": duration(t.get("seconds")),
+        }
+        for t in reversed(trials)
+    ]
+    names = ("Candidate", "Result", "Speed", "Memory", "Accuracy kept", "Fitness", "Why", "For", "Took")
+    return pd.DataFrame(cells, columns=list(names))
+
+
+def leaderboard_table(rows: Sequence[Row], now: float | None = None) -> pd.DataFrame:
+    """Winners across runs with the interval of every ratio beside it."""
+    return pd.DataFrame([_winner_cells(r, now) for r in rows], columns=list(_winner_cells({}, now)))
+
+
+def workers_table(rows: Sequence[Row], now: float | None = None) -> pd.DataFrame:
+    """The processes that measure, and when each was last heard of."""
+    cells = [
+        {
+            "Run": one_line(r.get("run_id"), 60),
+            "State": one_line(r.get("state"), 40),
+            "Last heard of": ago(r.get("heartbeat_at"), now),
+            "Measuring": _trial_recipe(r.get("current_trial")),
+            "Phase": one_line(r.get("current_phase"), 40),
+            "Attempt": r.get("attempt"),
+            "Process": r.get("pid"),
+            "Started": clock(r.get("started_at")),
+        }
+        for r in rows
+    ]
+    names = ("Run", "State", "Last heard of", "Measuring", "Phase", "Attempt", "Process", "Started")
+    return pd.DataFrame(cells, columns=list(names))
+
+
+def processes_table(processes: Any) -> pd.DataFrame:
+    """Who else uses a GPU; anything unreadable gives an empty table."""
+    rows = [p for p in processes if isinstance(p, Mapping)] if isinstance(processes, list) else []
+    cells = [
+        {
+            "Process": p.get("pid"),
+            "Name": one_line(p.get("name"), 80),
+            "GPU memory (MiB)": _number(p.get("memory_bytes"), MIB),
+        }
+        for p in rows
+    ]
+    return pd.DataFrame(cells, columns=["Process", "Name", "GPU memory (MiB)"])
+
+
+def csv_of(frame: pd.DataFrame) -> str:
+    """A frame as CSV in which no cell and no heading starts a formula."""
+    safe = frame.map(csv_safe)
+    safe.columns = [csv_safe(str(c)) for c in frame.columns]
+    return str(safe.to_csv(index=False))
+
+
+def ratio_columns(*, with_fitness: bool = True) -> dict[str, Any]:
+    """How ratio columns are drawn: two decimals and a multiplication sign."""
+    columns: dict[str, Any] = {
+        title: st.column_config.NumberColumn(title, format=f"%.2f{TIMES}", help="baseline / candidate; 1 is no change")
+        for _, title in RATIOS
+    }
+    if with_fitness:
+        columns["Fitness"] = st.column_config.NumberColumn("Fitness", format="%.3f")
+    return columns
+
+
+def draw(frame: pd.DataFrame, key: str, alt: str, **options: Any) -> Any:
+    """A table that says when it shows only its first rows."""
+    if len(frame) > MAX_ROWS:
+        st.caption(f"Showing {MAX_ROWS:,} of {len(frame):,} rows.")
+    options = {"column_config": ratio_columns(), **options}
+    return st.dataframe(frame.head(MAX_ROWS), hide_index=True, key=key, alt=alt, placeholder="", **options)
+
+
+def run_links(page: str, runs: Sequence[Row] | None = None, limit: int = 8) -> None:
+    """Links to the latest runs, for pages opened without an id."""
+    from pages.components.hub import query
+
+    rows = query("runs", limit=limit) if runs is None else runs[:limit]
+    if not rows:
+        st.markdown("No run yet.")
+        st.page_link("pages/optimize.py", label="Start the first one", icon=":material/arrow_forward:")
+    for row in rows:
+        st.page_link(page, label=run_title(row), query_params={"run": row["run_id"]})
+
+
+def run_title(row: Row, now: float | None = None) -> str:
+    """One run in a line, safe for Markdown."""
+    when = ago(row.get("ended_at") or row.get("created_at"), now if now is not None else time.time())
+    model = plain(f"{row.get('model', '')} {row.get('size') or ''}".strip(), 60)
+    workload = plain(row.get("workload_label") or row.get("workload"), 60)
+    return f"{model}, {workload} ({plain(row.get('state'))}, {when})"
+
+
+def _trial_cells(trial: Row) -> dict[str, Any]:
+    cells: dict[str, Any] = {
+        "Candidate": recipe_text(trial.get("recipe_key")),
+        "For": PURPOSE_WORDS.get(str(trial.get("purpose")), ""),
+        "Result": outcome_text(trial.get("outcome")),
+        "Why": _why(trial),
+        "Fitness": _number(trial.get("fitness")),
+    }
+    cells.update(_ratio_cells(trial))
+    cells["Latency (ms)"] = _number(trial.get("latency_ms"))
+    cells["Peak memory (MiB)"] = _number(trial.get("peak_bytes"), MIB)
+    cells["Timed pairs"] = trial.get("pairs")
+    cells["Took (s)"] = _number(trial.get("seconds"))
+    return cells
+
+
+def _winner_cells(row: Row, now: float | None) -> dict[str, Any]:
+    cells: dict[str, Any] = {
+        "Model": one_line(f"{row.get('model', '')} {row.get('size') or ''}".strip(), 80),
+        "Workload": one_line(row.get("workload_label") or row.get("workload"), 80),
+        "Winner": recipe_text(row.get("winner_key")),
+    }
+    cells.update(_ratio_cells(row))
+    cells["Fitness"] = _number(row.get("fitness"))
+    cells["Latency (ms)"] = _number(row.get("latency_ms"))
+    cells["Baseline (ms)"] = _number(row.get("baseline_latency_ms"))
+    cells["Device"] = one_line(row.get("device"), 60)
+    cells["Threads"] = row.get("threads")
+    cells["Method"] = one_line(row.get("method"), 40)
+    cells["Finished"] = ago(row.get("ended_at"), now)
+    cells["Finished at"] = clock(row.get("ended_at"))
+    cells["Run"] = one_line(row.get("run_id"), 60)
+    return cells
+
+
+def _ratio_cells(row: Row) -> dict[str, Any]:
+    cells: dict[str, Any] = {}
+    for name, title in RATIOS:
+        cells[title] = _number(row.get(name))
+        cells[f"{title}, 95 %"] = interval(row.get(f"{name}_low"), row.get(f"{name}_high"))
+    return cells
+
+
+def _why(trial: Row) -> str:
+    return one_line(trial.get("reason") or trial.get("infeasible_reason") or "", 300)
+
+
+def _trial_recipe(trial_id: Any) -> str:
+    """The recipe inside a trial id, which is run:purpose:recipe."""
+    parts = str(trial_id or "").split(":", 2)
+    return recipe_text(parts[2]) if len(parts) == 3 else ""
+
+
+def _number(value: Any, divisor: float = 1.0) -> float | None:
+    return value / divisor if is_number(value) else None

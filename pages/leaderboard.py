@@ -1,0 +1,54 @@
+"""Leaderboard: the winners of all runs; the filters live in the address."""
+
+import streamlit as st
+
+from pages.components import tables
+from pages.components.hub import catalog, query
+from pages.components.states import asked_for, empty
+from pages.components.tables import run_title
+
+LIMIT = 200
+
+
+def filter_by(param: str, label: str, titles: dict[str, str]) -> str:
+    """A filter bound to the address; an unknown value there is explained and ignored."""
+    asked_for(param, list(titles), label.lower())
+    options = ["", *titles]
+    return st.selectbox(
+        label, options, key=param, bind="query-params", format_func=lambda o: titles.get(o, "all") if o else "all"
+    )
+
+
+st.title("Leaderboard")
+known = catalog()
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    model = filter_by("model", "Model", {m["name"]: m.get("title") or m["name"] for m in known["models"]})
+    device = filter_by("device", "Device", {d["id"]: d.get("title") or d["id"] for d in known["devices"]})
+
+rows = query("leaderboard", model=model, device=device, limit=LIMIT)
+
+if not rows:
+    empty("No finished run matches. Clear the filters, or start a run that does.", "pages/optimize.py", "Start a run")
+else:
+    frame = tables.leaderboard_table(rows)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(f"Showing {len(rows):,} winners, at most {LIMIT}. Ratios are baseline / winner: 1 is no change.")
+        st.download_button(
+            "CSV", tables.csv_of(frame), "leaderboard.csv", "text/csv", on_click="ignore", icon=":material/download:"
+        )
+    # The rows in front of the person are the rows acted on: the ids are fixed when this table is drawn.
+    picked = tables.draw(
+        frame,
+        "leaderboard_table",
+        "Winners across runs, the fittest first",
+        on_select="rerun",
+        selection_mode="single-row",
+        height=min(560, 80 + 36 * len(rows)),
+    )
+    chosen = [rows[i] for i in picked.selection.rows if i < len(rows)]
+    if chosen:
+        run = chosen[0]
+        label = f"Open {run_title({**run, 'state': 'finished'})}"
+        st.page_link("pages/run.py", label=label, icon=":material/arrow_forward:", query_params={"run": run["run_id"]})
+    else:
+        st.caption("Select a row to open its run.")

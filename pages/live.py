@@ -1,0 +1,111 @@
+"""Live: watch one run; the part that changes refreshes itself, everything else stays still."""
+
+import time
+
+import streamlit as st
+
+from pages.components import charts
+from pages.components.cards import TERMINAL, cancel_button, progress_bar, refresh_s, verdict_sentence
+from pages.components.events import event_lines, fetch_events
+from pages.components.format import ago, bytes_text, clock, is_number, percent, plain, recipe_text
+from pages.components.hub import find_run, query
+from pages.components.states import empty, guard, run_from_address, state_badge, unknown_run
+from pages.components.tables import draw, landed_table, run_title
+
+HISTORY_S = 120
+
+
+def what_happens(run: dict) -> None:
+    """The sentence of the search, and the candidate and phase of the moment."""
+    progress = run.get("progress") or {}
+    progress_bar(run)
+    worker = next((w for w in query("workers") if w["run_id"] == run["run_id"]), None)
+    parts = [plain(progress["sentence"])] if progress.get("sentence") else []
+    if worker and worker.get("current_trial"):
+        key = str(worker["current_trial"]).split(":", 2)[-1]
+        phase = f", {plain(worker['current_phase'])}" if worker.get("current_phase") else ""
+        parts.append(f"Now: **{plain(recipe_text(key))}**{phase}.")
+    if worker and is_number(worker.get("heartbeat_at")) and time.time() - worker["heartbeat_at"] > 30:
+        parts.append(f"The worker was last heard of {ago(worker['heartbeat_at'])}.")
+    st.markdown(" ".join(parts) or "The worker is starting.")
+
+
+def numbers(run: dict) -> None:
+    """Best so far and the device, side by side."""
+    progress = run.get("progress") or {}
+    samples = query("device_samples", device=run["device"], since=time.time() - HISTORY_S, max_points=120)
+    busy = [s["utilization_percent"] for s in samples if is_number(s.get("utilization_percent"))]
+    memory = [s["memory_used_bytes"] for s in samples if is_number(s.get("memory_used_bytes"))]
+    best = progress.get("best_fitness")
+    with st.grid(4, min_column_width=170):
+        title = "Best fitness so far"
+        st.metric(
+            title,
+            f"{best:.3f}" if is_number(best) else "none yet",
+            border=True,
+            height="stretch",
+            help=recipe_text(progress.get("best_key")) if progress.get("best_key") else None,
+        )
+        counts = f"{run.get('trials_ok') or 0} measured, {run.get('trials_failed') or 0} failed"
+        st.metric("Candidates", run.get("trials") or 0, help=counts, border=True, height="stretch")
+        st.metric(
+            "Device busy",
+            percent(busy[-1] / 100, digits=0) if busy else "unknown",
+            border=True,
+            chart_data=busy,
+            height="stretch",
+            help="Share of the last sample in which the device had work.",
+        )
+        st.metric(
+            "Memory in use",
+            bytes_text(memory[-1]) if memory else "unknown",
+            border=True,
+            chart_data=[m / 2**30 for m in memory],
+            height="stretch",
+        )
+
+
+def body(run_id: str, was_over: bool) -> None:
+    """Everything that changes."""
+    with guard("live run"):
+        run = find_run(run_id)
+        if run is None:
+            unknown_run(run_id)
+            return
+        if run["state"] in TERMINAL and not was_over:
+            st.rerun()
+        if run["state"] in TERMINAL:
+            st.markdown(verdict_sentence(run))
+        else:
+            what_happens(run)
+        numbers(run)
+        trials = query("trials", run_id=run_id)
+        st.subheader("Best so far")
+        if trials:
+            figure = charts.best_so_far(trials, run.get("started_at"), run.get("baseline_fitness"))
+            alt = "Fitness of every candidate over time, with the best so far as a line"
+            st.plotly_chart(figure, key="live_best", config=charts.CONFIG, alt=alt)
+            st.subheader("Candidates as they land")
+            draw(landed_table(trials), "live_landed", "Candidates of this run, the latest first", height=320)
+        else:
+            st.caption("The first point appears when the untouched model has been measured against itself.")
+        with st.expander("Event log"):
+            for line in event_lines(fetch_events(run_id)):
+                st.markdown(line)
+
+
+st.title("Live")
+run_id = run_from_address("pages/live.py")
+run = find_run(run_id)
+if run is None:
+    unknown_run(run_id)
+else:
+    is_over = run["state"] in TERMINAL
+    with st.container(horizontal=True, vertical_alignment="center"):
+        state_badge(run["state"])
+        st.markdown(f"**{run_title(run)}**", width="content", help=clock(run.get("started_at")) or None)
+        if not is_over:
+            cancel_button(run)
+    if is_over:
+        empty("This run is over.", "pages/run.py", "See the result", run=run_id)
+    st.fragment(body, run_every=None if is_over else refresh_s())(run_id, is_over)

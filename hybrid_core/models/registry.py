@@ -1,0 +1,33 @@
+"""Which models there are: an explicit tuple, so that a reader finds every entry without running anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from hybrid_core.errors import InvalidInput
+from hybrid_core.models.base import ModelEntry
+from hybrid_core.models.convnet import ConvNetEntry
+from hybrid_core.models.llama import LlamaEntry
+from hybrid_core.models.sequential import SequentialEntry
+
+ENTRIES: tuple[ModelEntry, ...] = (LlamaEntry(), ConvNetEntry(), SequentialEntry())
+
+
+def get_entry(name: str) -> ModelEntry:
+    """The entry of that name.
+
+    Raises:
+        InvalidInput: there is none; the message lists those there are.
+    """
+    for entry in ENTRIES:
+        if entry.name == name:
+            return entry
+    raise InvalidInput(f"model {name!r:.60} is unknown; choose one of {', '.join(e.name for e in ENTRIES)}")
+
+
+def get_all_models(seed: int = 0) -> dict[str, Callable[[], nn.Module]]:
+    """Name to a function that builds the model's default (first) size."""
+    return {entry.name: partial(entry.build, entry.sizes[0], seed) for entry in ENTRIES}

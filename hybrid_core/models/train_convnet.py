@@ -1,0 +1,111 @@
+"""Trains the `tiny` digits network and writes the held-out images that judge it.
+
+scikit-learn's digits are 1,797 images of 8x8 from NIST forms (Alpaydin and Kaynak 1998). scikit-learn is needed here
+only: the 608 held-out images are stored in the package. The split is a permutation with a fixed seed of its own, so
+another training seed is judged on the same images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from hybrid_core.models.checkpoints import CHECKPOINTS, load_weights, save_weights, write_tensors
+from hybrid_core.models.convnet import SHAPES, ConvNet
+from hybrid_core.models.quality import digit_quality
+from hybrid_core.models.tasks import DIGIT_LEVELS, HELD_OUT_DIGITS, HELD_OUT_DIGITS_SHA256, DigitsTask
+from hybrid_core.models.train_llama import describe, learning_rate_share, set_learning_rate
+
+HELD_OUT_IMAGES = 608  # 19 batches of 32
+SPLIT_SEED = 1998
+
+
+@dataclass(frozen=True)
+class ConvNetTraining:
+    """What decides a training beside the clock; it ends after `epochs`, or earlier when the minutes are spent."""
+
+    minutes: float = 2.0
+    epochs: int = 60
+    seed: int = 0
+    batch: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    output: Path = CHECKPOINTS / "convnet-tiny.safetensors"
+
+
+def split_digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """(training images, labels), (held-out images, labels); images uint8 (n, 8, 8), labels uint8."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images, labels = torch.from_numpy(data.images).to(torch.uint8), torch.from_numpy(data.target).to(torch.uint8)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    held_out, training = order[:HELD_OUT_IMAGES], order[HELD_OUT_IMAGES:]
+    return (images[training], labels[training]), (images[held_out], labels[held_out])
+
+
+def write_held_out_digits(path: Path = HELD_OUT_DIGITS) -> None:
+    """Store the held-out images; done once, the file's hash is part of the released task."""
+    _, (images, labels) = split_digits()
+    write_tensors(
+        {"images": images, "labels": labels}, path, {"source": "scikit-learn load_digits", "split": SPLIT_SEED}
+    )
+
+
+def train_convnet(options: ConvNetTraining, say: Callable[[str], None] = tqdm.write) -> dict[str, Any]:
+    """Train, save and return the facts of the checkpoint."""
+    torch.manual_seed(options.seed)
+    (images, labels), _ = split_digits()
+    inputs, targets = images.float().unsqueeze(1) / DIGIT_LEVELS, labels.long()
+    model = ConvNet(SHAPES["tiny"])
+    epochs, seconds = _fit(model, inputs, targets, options)
+    save_weights(model, options.output, {})
+    stored = ConvNet(SHAPES["tiny"])
+    load_weights(stored, options.output)
+    quality = digit_quality(stored.eval(), DigitsTask())
+    facts = {
+        "quality": quality,
+        "epochs": epochs,
+        "images": len(labels),
+        "seed": options.seed,
+        "training_data": "scikit-learn digits, held-out images left out",
+        "held_out_sha256": HELD_OUT_DIGITS_SHA256,
+    }
+    save_weights(model, options.output, facts)
+    say(describe(quality, f"after {seconds:.0f} s, {epochs} epochs"))
+    return facts
+
+
+def _fit(model: nn.Module, inputs: Tensor, targets: Tensor, options: ConvNetTraining) -> tuple[int, float]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    generator = torch.Generator().manual_seed(options.seed)
+    started = time.monotonic()
+    with tqdm(range(options.epochs), unit="epoch") as bar:
+        for epoch in bar:
+            if time.monotonic() - started > options.minutes * 60:
+                return epoch, time.monotonic() - started
+            set_learning_rate([optimizer], options.learning_rate * learning_rate_share(epoch / options.epochs))
+            for picked in torch.randperm(len(targets), generator=generator).split(options.batch):  # type: ignore[no-untyped-call]
+                loss = F.cross_entropy(
+                    model(_shifted(inputs[picked], generator)), targets[picked], label_smoothing=0.05
+                )
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                optimizer.zero_grad()
+            bar.set_postfix_str(f"loss {loss.item():.3f}")
+    return options.epochs, time.monotonic() - started
+
+
+def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each batch moved by up to one pixel, the border filled with paper: a digit stays the same digit."""
+    down, right = torch.randint(-1, 2, (2,), generator=generator).tolist()
+    padded = F.pad(images, (1, 1, 1, 1))
+    return padded[:, :, 1 + down : 9 + down, 1 + right : 9 + right]

@@ -2,7 +2,7 @@
 
 A share of the wheel must not be negative, and raw fitness values lie so close together (0.98, 1.00, 1.07) that they
 would give almost equal shares. So the wheel turns on a declared transform, windowing: fitness - worst + 5 % of the
-range (Goldberg 1989; Grefenstette's windowing). It is unchanged by adding a constant to every fitness, or by scaling them.
+range (Goldberg 1989; Grefenstette's windowing). Adding a constant to every fitness, or scaling them, changes nothing.
 """
 
 from __future__ import annotations

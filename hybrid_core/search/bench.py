@@ -1,0 +1,196 @@
+"""Where the search runs its trials: it keeps time and costs, refuses what does not fit, and tells what happens.
+
+The loop decides *what* to measure; everything that one trial needs around it (limits, events, bookkeeping, learning its
+cost) is done here in one place, so that no trial can be run without being told and counted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from hybrid_core.config import RunConfig
+from hybrid_core.fitness import verdicts_of
+from hybrid_core.records import MeasureLimits, Purpose, Recipe, Trial, to_json
+from hybrid_core.search.book import TrialBook
+from hybrid_core.search.costs import Budget, CostModel, limits_for
+from hybrid_core.search.final import choose_finalists
+from hybrid_core.search.space import Space
+
+Measure = Callable[[Recipe, Purpose, MeasureLimits], Trial]
+Emit = Callable[[str, dict[str, Any]], None]
+# The untouched model gets at least this long: without it there is no run at all.
+_LEAST_BASELINE_S = 60.0
+
+
+class Bench:
+    """Runs trials within the budget and reports each of them."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        space: Space,
+        measure: Measure,
+        emit: Emit,
+        run_id: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config, self.options, self.space = config, config.options, space
+        self._measure, self.emit, self._run_id, self._clock = measure, emit, run_id, clock
+        self.budget = Budget(config.budget_s, clock)
+        self.costs = CostModel(space)
+        self.book = TrialBook(config.options)
+        self.iteration = 0
+        self.queue: list[Recipe] = []
+        self._most_steps = len(space.settings) if config.options.enable_ensemble_optimization else 1
+        self._leader: Recipe | None = None
+        self._skipped: set[str] = set()
+
+    def is_open(self, recipe: Recipe) -> bool:
+        """True when the recipe was not measured in this run and is not known to fail."""
+        return (
+            0 < len(recipe.steps) <= self._most_steps
+            and recipe.key not in self.book.search
+            and not self.book.is_blocked(recipe)
+        )
+
+    def fits(self, recipe: Recipe) -> bool:
+        """True when measuring the recipe leaves enough of the budget for the final race."""
+        return self.costs.expected_s(recipe) + self.reserve_s(recipe) <= self.budget.remaining_s
+
+    def open_recipes(self) -> list[Recipe]:
+        """Every legal recipe that may still be tried, cost aside."""
+        return [recipe for recipe in self.space.recipes if self.is_open(recipe)]
+
+    def reserve_s(self, candidate: Recipe) -> float:
+        """Seconds to keep for the final race if this candidate enters it.
+
+        The candidate alone while nothing else could enter, else also the leader and the untouched model.
+        """
+        entrants = {candidate.key: candidate}
+        if self._leader is not None:
+            entrants |= {self._leader.key: self._leader, Recipe().key: Recipe()}
+        return sum(self.expected_final_s(recipe) for recipe in entrants.values())
+
+    def expected_final_s(self, recipe: Recipe) -> float:
+        """Expected seconds of one trial of the final race."""
+        search_limits = limits_for(self.config.budget_s, Purpose.SEARCH, 0.0)
+        return self.costs.expected_final_s(recipe, search_limits)
+
+    def skip(self, key: str, reason: str) -> None:
+        """Say once why something is not tried."""
+        if key not in self._skipped:
+            self._skipped.add(key)
+            self.emit("skipped", {"key": key, "reason": reason})
+
+    def skip_for_cost(self, recipe: Recipe) -> None:
+        """Say that a recipe does not fit into what is left of the budget."""
+        self.skip(
+            recipe.key,
+            f"expected to take {self.costs.expected_s(recipe):.0f} s, but of the {self.budget.remaining_s:.0f} s left "
+            f"{self.reserve_s(recipe):.0f} s are kept for the final race; allow a larger budget to try it",
+        )
+
+    def run(self, recipe: Recipe, purpose: Purpose, sentence: str) -> Trial:
+        """Measure one recipe and tell everything about it."""
+        is_final = purpose is Purpose.FINAL
+        expected_s = self.expected_final_s(recipe) if is_final else self.costs.expected_s(recipe)
+        limits = limits_for(self.config.budget_s, purpose, self._available_s(recipe, purpose))
+        self.tell_progress(purpose.value, sentence, expected_s)
+        self.emit(
+            "trial_started",
+            {
+                "trial_id": f"{self._run_id}:{purpose}:{recipe.key}",
+                "recipe": to_json(recipe),
+                "key": recipe.key,
+                "purpose": str(purpose),
+                "iteration": self.iteration,
+                "expected_s": expected_s,
+            },
+        )
+        started_s = self._clock()
+        trial = self._measure(recipe, purpose, limits)
+        self.budget.charge(trial, self._clock() - started_s)
+        if not is_final:
+            self.costs.observe(trial)
+        self._record(trial)
+        return trial
+
+    def tell_progress(self, stage: str, sentence: str, current_s: float = 0.0) -> None:
+        """Say where the run stands and at most how long it still takes."""
+        done = len(self.book.search) + len(self.book.finals)
+        ahead = len(self.queue) + (1 if stage != "done" else 0)
+        finals = self._finals_ahead() if stage in ("baseline", "search") else 0
+        best_key, best = self.book.best()
+        measured = bool(self.book.search)
+        self.emit(
+            "progress",
+            {
+                "stage": stage,
+                "iteration": self.iteration,
+                "done": done,
+                "planned": done + ahead + finals,
+                "elapsed_s": self.budget.elapsed_s,
+                "remaining_s": self._remaining_s(stage, current_s),
+                "best_key": best_key if measured else None,
+                "best_fitness": best.value if measured else None,
+                "sentence": sentence,
+            },
+        )
+
+    def finalists(self) -> list[Recipe]:
+        """Who would enter the final race now, best first."""
+        return choose_finalists(list(self.book.search.values()), self.options, self.book.noise_floors["speed"])
+
+    def _record(self, trial: Trial) -> None:
+        blocked = self.book.add(trial)
+        reason = self.book.why_not(trial)
+        fitness = self.book.fitness(trial)
+        verdicts = verdicts_of(trial.measurement, self.book.noise_floors) if trial.measurement else {}
+        self.emit(
+            "trial_finished",
+            {
+                "trial": to_json(trial),
+                "fitness": to_json(fitness),
+                "verdict": to_json(verdicts.get("speed")),
+                "verdicts": to_json(verdicts),
+                "infeasible_reason": reason,
+                "iteration": self.iteration,
+            },
+        )
+        if blocked is not None:
+            self._say_blocked(trial.recipe, blocked)
+        if trial.purpose is not Purpose.FINAL:
+            self._leader = next(iter(self.finalists()), None)
+
+    def _say_blocked(self, recipe: Recipe, reason: str) -> None:
+        steps = set(recipe.steps)
+        others = [r for r in self.space.recipes if steps < set(r.steps) and r.key not in self.book.search]
+        if others:
+            many = "the other recipe that contains it is" if len(others) == 1 else f"{len(others)} recipes with it are"
+            self.skip(recipe.key, f"{reason.rstrip('.')}; {many} not tried in this run")
+
+    def _available_s(self, recipe: Recipe, purpose: Purpose) -> float:
+        if purpose is Purpose.BASELINE:
+            return max(_LEAST_BASELINE_S, self.budget.remaining_s)
+        if purpose is Purpose.FINAL:
+            return self.budget.remaining_s
+        return self.budget.remaining_s - self.reserve_s(recipe)
+
+    def _finals_ahead(self) -> int:
+        return 1 + (len(self.finalists()) or 1)
+
+    def _remaining_s(self, stage: str, current_s: float) -> float:
+        """An upper bound while searching (more rounds may follow), the expected rest in the final race."""
+        if stage == "done":
+            return 0.0
+        is_final = stage == Purpose.FINAL
+        price: Callable[[Recipe], float] = self.expected_final_s if is_final else self.costs.expected_s
+        rest = current_s + sum(price(recipe) for recipe in self.queue)
+        if is_final:
+            return rest
+        rounds_left = self.options.max_iterations - self.iteration if self.options.enable_candidate_selection else 0
+        per_trial = self.costs.expected_s(Recipe())
+        rest += rounds_left * self.options.num_candidates * per_trial + self._finals_ahead() * per_trial
+        return min(self.budget.remaining_s, rest)

@@ -1,0 +1,133 @@
+"""The final race: who enters it, and who wins by its numbers alone.
+
+The best of many noisy scores is too good to be true (winner's curse), so what the search measured only decides who is
+raced again, and the numbers of the race are the ones published. Two results that overlap are a tie, and a tie goes
+to the recipe with fewer steps: every step is something to maintain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hybrid_core.config import HybridOptimizationConfig
+from hybrid_core.fitness import (
+    active_weights,
+    baseline_fitness,
+    fitness_of,
+    infeasible_reason,
+    objectives_of,
+    verdicts_of,
+)
+from hybrid_core.records import Estimate, Recipe, Trial, Verdict
+
+FINALISTS = 3
+
+
+@dataclass(frozen=True)
+class Crowned:
+    """The winner of the race and the sentence that explains it."""
+
+    winner: Recipe
+    sentence: str
+    trial: Trial | None = None
+    fitness: Estimate | None = None
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+
+
+def overlap(a: Estimate, b: Estimate) -> bool:
+    """True when the two intervals share a point."""
+    return a.low <= b.high and b.low <= a.high
+
+
+def choose_finalists(
+    trials: Sequence[Trial], options: HybridOptimizationConfig, noise_floor: float, most: int = FINALISTS
+) -> list[Recipe]:
+    """The recipes to race, best first: the fittest feasible ones that may still beat the untouched model.
+
+    If none of them is the simplest recipe whose interval overlaps with the best one's, that one is added.
+    """
+    scored = []
+    for trial in trials:
+        if trial.measurement is not None and not trial.recipe.is_baseline:
+            fitness = fitness_of(trial.measurement, options)
+            hopeful = fitness.high > baseline_fitness(options)
+            if hopeful and infeasible_reason(trial, options, noise_floor) is None:
+                scored.append((trial.recipe, fitness))
+    scored.sort(key=lambda item: (-item[1].value, len(item[0].steps), item[0].key))
+    chosen = [recipe for recipe, _ in scored[:most]]
+    ties = [(recipe, fitness) for recipe, fitness in scored if overlap(fitness, scored[0][1])]
+    simplest = min(ties, key=lambda item: (len(item[0].steps), -item[1].value), default=None)
+    if simplest is not None and len(simplest[0].steps) < min(len(recipe.steps) for recipe in chosen):
+        chosen.append(simplest[0])
+    return chosen
+
+
+def crown(finals: Sequence[Trial], options: HybridOptimizationConfig, noise_floors: Mapping[str, float]) -> Crowned:
+    """The winner among the FINAL trials, or the untouched model with the reason why nothing beat it."""
+    floor = noise_floors["speed"]
+    entries = [trial for trial in finals if not trial.recipe.is_baseline]
+    refused = {trial.recipe.key: _refusal(trial, options, noise_floors, floor) for trial in entries}
+    standing = [trial for trial in entries if refused[trial.recipe.key] is None]
+    if not standing:
+        return _untouched(finals, refused, options)
+    fitness = {trial.recipe.key: _fitness(trial, options) for trial in standing}
+    best = max(standing, key=lambda trial: (fitness[trial.recipe.key].value, -len(trial.recipe.steps)))
+    tied = [trial for trial in standing if overlap(fitness[trial.recipe.key], fitness[best.recipe.key])]
+    winner = min(tied, key=lambda t: (len(t.recipe.steps), -fitness[t.recipe.key].value, t.recipe.key))
+    sentence = _praise(winner, fitness[winner.recipe.key], options)
+    if len(tied) > 1:
+        others = ", ".join(t.recipe.key for t in tied if t is not winner)
+        sentence += f"; tied within the intervals with {others}: the tie went to fewer steps, then to the higher value"
+    assert winner.measurement is not None
+    verdicts = verdicts_of(winner.measurement, dict(noise_floors))
+    return Crowned(winner.recipe, sentence, winner, fitness[winner.recipe.key], verdicts)
+
+
+def _refusal(
+    trial: Trial, options: HybridOptimizationConfig, noise_floors: Mapping[str, float], floor: float
+) -> str | None:
+    reason = infeasible_reason(trial, options, floor)
+    if reason is not None or trial.measurement is None:
+        return reason
+    fitness = fitness_of(trial.measurement, options)
+    if fitness.value <= baseline_fitness(options):
+        return f"fitness {fitness.value:.3f} does not exceed the untouched model's {baseline_fitness(options):.3f}"
+    verdicts = verdicts_of(trial.measurement, dict(noise_floors))
+    counted = [name for name, weight in active_weights(options).items() if weight > 0]
+    if not any(verdicts[name] is Verdict.BETTER for name in counted):
+        speed = trial.measurement.speed_improvement
+        return (
+            f"no difference in {' or '.join(counted)} exceeds the noise (speed {speed.value:.3f}, 95 % interval "
+            f"{speed.low:.3f} to {speed.high:.3f}, A/A noise floor {floor:.3f})"
+        )
+    return None
+
+
+def _untouched(
+    finals: Sequence[Trial], refused: Mapping[str, str | None], options: HybridOptimizationConfig
+) -> Crowned:
+    own = next((trial for trial in finals if trial.recipe.is_baseline and trial.is_ok), None)
+    if refused:
+        reasons = "; ".join(f"{key}: {reason}" for key, reason in refused.items())
+        sentence = f"nothing beat the untouched model in the final race ({reasons})"
+    else:
+        sentence = "nothing was found that may beat the untouched model, so no candidate entered the final race"
+    return Crowned(Recipe(), sentence, own, _fitness(own, options) if own else None)
+
+
+def _praise(trial: Trial, fitness: Estimate, options: HybridOptimizationConfig) -> str:
+    assert trial.measurement is not None
+    ratios = ", ".join(
+        f"{name} {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
+        for name, ratio in objectives_of(trial.measurement).items()
+    )
+    return (
+        f"{trial.recipe.key} won the final race with fitness {fitness.value:.3f} ({fitness.low:.3f} to "
+        f"{fitness.high:.3f}) against {baseline_fitness(options):.3f} for the untouched model: {ratios}"
+    )
+
+
+def _fitness(trial: Trial, options: HybridOptimizationConfig) -> Estimate:
+    assert trial.measurement is not None
+    return fitness_of(trial.measurement, options)

@@ -1,0 +1,221 @@
+"""The search, read from top to bottom: baseline, singles, pairs, recombination, final race, winner.
+
+Each iteration proposes recipes, measures what fits into the budget, and lets the selection method choose the parents of
+the next ones. All randomness comes from the run's seed and all time from the clock and the trials' own seconds, so
+the same answers give the same sequence: a run that continues after a crash replays its finished trials and goes on.
+The loop knows neither processes nor databases: `measure` and `emit` are given to it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from hybrid_core.adaptive.history import HistoryRow
+from hybrid_core.config import RunConfig
+from hybrid_core.fitness import baseline_fitness
+from hybrid_core.records import Purpose, Recipe, to_json
+from hybrid_core.search import proposals, stopping
+from hybrid_core.search.bench import Bench, Emit, Measure
+from hybrid_core.search.final import Crowned, crown
+from hybrid_core.search.result import SearchResult, Stop
+from hybrid_core.search.space import Space
+from hybrid_core.selection.registry import choose_parents
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one iteration measures. Only rounds of recombination can show that the search has converged."""
+
+    recipes: Sequence[Recipe]
+    sentence: str
+    may_converge: bool = False
+
+
+def run_search(
+    config: RunConfig,
+    space: Space,
+    measure: Measure,
+    emit: Emit,
+    *,
+    history: Sequence[HistoryRow] = (),
+    run_id: str = "",
+    clock: Callable[[], float] = time.monotonic,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> SearchResult:
+    """Search for the best recipe within `config.budget_s` and tell everything through `emit(kind, data)`.
+
+    `measure` returns a trial for every recipe, failed or not; what it raises is not caught. `run_id` only names the
+    trials in "trial_started". `history` rows of the same model family give the first proposals.
+    """
+    bench = Bench(config, space, measure, emit, run_id, clock)
+    search = _Search(bench, history, should_stop)
+    stop = search.measure_untouched() or search.explore()
+    result = search.conclude(stop)
+    emit("result", result.to_event())
+    return result
+
+
+class _Search:
+    def __init__(self, bench: Bench, history: Sequence[HistoryRow], should_stop: Callable[[], bool]) -> None:
+        self.bench, self.history, self.should_stop = bench, history, should_stop
+        self.config, self.options, self.space = bench.config, bench.options, bench.space
+        self.rng = random.Random(bench.config.seed)
+        self.recommended: list[Recipe] = []
+
+    def measure_untouched(self) -> Stop | None:
+        """Measure the empty recipe against the untouched model: the A/A noise floor of everything that follows."""
+        for step, reason in self.space.unavailable.items():
+            self.bench.skip(step, reason)
+        if self.should_stop():
+            return stopping.cancelled()
+        trial = self.bench.run(Recipe(), Purpose.BASELINE, "measuring the untouched model against itself")
+        broken = stopping.broken_off(trial)
+        why_not = self.bench.book.why_not(trial)
+        if broken is not None or why_not is None:
+            return broken
+        return Stop("failed", f"the untouched model could not be measured: {why_not}")
+
+    def explore(self) -> Stop:
+        """Measure round after round until a rule says stop."""
+        for round_ in self.rounds():
+            before = self.bench.book.best()[1].value
+            stop = self.measure_round(round_)
+            if stop is None and round_.may_converge:
+                after = self.bench.book.best()[1].value
+                stop = stopping.converged(before, after, self.bench.iteration, self.options)
+            stop = stop or self.stop_between_rounds()
+            if stop is not None:
+                return stop
+        return stopping.one_round()
+
+    def rounds(self) -> Iterator[Round]:
+        """The opening (recommendations and singles; pairs and what was too expensive at first), then children."""
+        bench = self.bench
+        if self.options.enable_adaptive_hybrid:
+            self.recommended = proposals.recommended(self.history, self.config, self.space, bench.is_open)
+        singles = proposals.order_singles(self.space, bench.costs.expected_s, self.options)
+        cheap, expensive = proposals.split_expensive(singles, bench.costs.expected_s, self.config.budget_s)
+        opening = list(dict.fromkeys((*self.recommended, *cheap)))
+        bench.iteration = 1
+        if not self.options.enable_candidate_selection:
+            pairs = proposals.cheapest_pairs(self.space, bench.costs.expected_s, bench.is_open)
+            proposed = [*opening, *pairs[: self.options.num_candidates], *expensive]
+            yield Round(list(dict.fromkeys(proposed)), "measuring every proposed candidate once")
+            return
+        yield Round(opening, "measuring the single settings")
+        good = bench.book.good_singles()
+        pairs = proposals.pairs_of_good(self.space, good, self.options, bench.is_open)[: self.options.num_candidates]
+        second = [*pairs, *filter(bench.is_open, expensive)]
+        if second:
+            bench.iteration += 1
+            yield Round(second, "measuring pairs of the good settings, then the settings that cost more to try")
+        while True:
+            bench.iteration += 1
+            yield Round(self.children(), "measuring recombinations of the chosen parents", may_converge=True)
+
+    def children(self) -> list[Recipe]:
+        """Let the selection method choose parents, and recombine them into recipes that are open and affordable."""
+        method, count = self.options.selection_method, self.options.num_candidates
+        choice = choose_parents(method, self.bench.book.scored(), max(2, count), self.rng, self.options)
+        parents = [parent.recipe for parent in choice.parents]
+        proposed = proposals.recombine(
+            self.space, parents, count, self.rng, lambda recipe: self.bench.is_open(recipe) and self.bench.fits(recipe)
+        )
+        self.bench.emit(
+            "selection",
+            {
+                "iteration": self.bench.iteration,
+                "method": method,
+                "parents": [parent.key for parent in parents],
+                "proposals": [recipe.key for recipe in proposed],
+                "details": to_json(choice.details),
+            },
+        )
+        return proposed
+
+    def measure_round(self, round_: Round) -> Stop | None:
+        """Measure the round's recipes in order, as far as the budget allows."""
+        bench = self.bench
+        bench.queue = list(round_.recipes)
+        while bench.queue:
+            recipe = bench.queue.pop(0)
+            if self.should_stop():
+                return stopping.cancelled()
+            if not bench.is_open(recipe):
+                continue
+            if not bench.fits(recipe):
+                bench.skip_for_cost(recipe)
+                continue
+            stop = stopping.broken_off(bench.run(recipe, Purpose.SEARCH, round_.sentence))
+            if stop is not None:
+                return stop
+        return None
+
+    def stop_between_rounds(self) -> Stop | None:
+        """The iteration limit, or nothing left that may be tried and fits."""
+        if not self.options.enable_candidate_selection:
+            return None
+        left = self.bench.open_recipes()
+        if not any(self.bench.fits(recipe) for recipe in left):
+            return stopping.nothing_left(len(left), self.config.budget_s, len(self.bench.book.search) - 1)
+        return stopping.at_iteration_limit(self.bench.iteration, self.options)
+
+    def race(self, finalists: Sequence[Recipe]) -> Stop | None:
+        """Measure the finalists and the untouched model again; the best and the untouched one come first."""
+        bench = self.bench
+        bench.queue = [*finalists[:1], Recipe(), *finalists[1:]]
+        is_first = True
+        while bench.queue:
+            recipe = bench.queue.pop(0)
+            if self.should_stop():
+                return stopping.cancelled()
+            # The first may start with less than it needs: a slow last candidate must not cost the whole result.
+            needed_s = 0.0 if is_first and finalists else bench.expected_final_s(recipe)
+            if bench.budget.remaining_s <= needed_s:
+                bench.skip(f"final:{recipe.key}", f"no time left to race {recipe.key} again in the final")
+                continue
+            is_first = False
+            stop = stopping.broken_off(bench.run(recipe, Purpose.FINAL, "racing the finalists again"))
+            if stop is not None:
+                return stop
+        return None
+
+    def conclude(self, stop: Stop) -> SearchResult:
+        """Race the finalists and crown the winner; a search that was broken off ends without one."""
+        finalists = [] if stop.is_break else self.bench.finalists()
+        if not stop.is_break:
+            stop = self.race(finalists) or stop
+        crowned = self.crowned(stop, finalists)
+        book = self.bench.book
+        self.bench.queue = []
+        self.bench.tell_progress("done", crowned.sentence)
+        return SearchResult(
+            winner=crowned.winner,
+            sentence=crowned.sentence,
+            stop_reason=stop.sentence,
+            stopped_by=stop.kind,
+            iterations=self.bench.iteration,
+            noise_floor=book.noise_floors["speed"],
+            baseline_fitness=baseline_fitness(self.options),
+            fitness=crowned.fitness,
+            winner_trial=crowned.trial,
+            final_trials=tuple(book.finals.values()),
+            front_keys=book.front(),
+            verdicts=crowned.verdicts,
+            counts=book.counts(),
+            recommended_keys=tuple(recipe.key for recipe in self.recommended),
+            elapsed_s=self.bench.budget.elapsed_s,
+            failed=stop.kind == "failed",
+        )
+
+    def crowned(self, stop: Stop, finalists: Sequence[Recipe]) -> Crowned:
+        """The winner by the numbers of the final race; without a race nobody is crowned, and the sentence says so."""
+        finals = list(self.bench.book.finals.values())
+        if stop.is_break:
+            return Crowned(Recipe(), stopping.sentence_of_break(stop, self.bench.book.best()))
+        if finalists and all(trial.recipe.is_baseline for trial in finals):
+            return Crowned(Recipe(), stopping.no_time_for_race(finalists[0], self.config.budget_s))
+        return crown(finals, self.options, self.bench.book.noise_floors)

@@ -1,0 +1,88 @@
+"""Which recipes a run may try on this machine, and what trying one is expected to cost.
+
+The space is small enough to be listed (at most one setting per strategy), so every proposal is checked by looking it up
+instead of by rules repeated in each searcher. What this machine cannot do is kept with its reason: a page can say
+"int8 needs ..." instead of showing a shorter list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from hybrid_core.config import HybridOptimizationConfig
+from hybrid_core.recipes import legal_recipes
+from hybrid_core.records import Recipe, Step
+from hybrid_core.strategies import registry
+
+# Seconds one trial takes besides its steps (start of a process, build, check, timing) until the first one was seen.
+OVERHEAD_PRIOR_S = 8.0
+
+
+@dataclass(frozen=True)
+class Space:
+    """What may be tried.
+
+    `settings`: strategy -> available settings. `unavailable`: "strategy=setting" -> why this machine cannot.
+    `recipes`: every legal recipe, the baseline first. `step_cost_s`: "strategy=setting" -> prior seconds.
+    `claimed`: strategy -> the document's figures, used only to order what is tried first.
+    """
+
+    settings: Mapping[str, tuple[str, ...]]
+    recipes: tuple[Recipe, ...]
+    step_cost_s: Mapping[str, float] = field(default_factory=dict)
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    claimed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    overhead_s: float = OVERHEAD_PRIOR_S
+
+    @classmethod
+    def from_registry(cls, options: HybridOptimizationConfig, device: str) -> Space:
+        """The space of the strategies the options name, on this machine and device."""
+        settings: dict[str, tuple[str, ...]] = {}
+        unavailable: dict[str, str] = {}
+        for name in options.optimization_strategies:
+            strategy = registry.get_strategy(name)
+            reasons = {s.name: strategy.unavailable(s.name, device) for s in strategy.settings}
+            settings[name] = tuple(setting for setting, reason in reasons.items() if reason is None)
+            unavailable |= {f"{name}={setting}": reason for setting, reason in reasons.items() if reason is not None}
+        return cls(
+            settings=settings,
+            unavailable=unavailable,
+            recipes=legal_recipes(tuple(settings), settings, 4 if options.enable_ensemble_optimization else 1),
+            step_cost_s={
+                f"{name}={s.name}": s.expected_cost_s for name in settings for s in registry.get_strategy(name).settings
+            },
+            claimed={name: dict(registry.get_strategy(name).claimed) for name in settings},
+        )
+
+    @cached_property
+    def by_key(self) -> dict[str, Recipe]:
+        """Every legal recipe under its canonical key."""
+        return {recipe.key: recipe for recipe in self.recipes}
+
+    @property
+    def singles(self) -> tuple[Recipe, ...]:
+        """The recipes of one step."""
+        return tuple(recipe for recipe in self.recipes if len(recipe.steps) == 1)
+
+    def find(self, steps: Mapping[str, str]) -> Recipe | None:
+        """The legal recipe of these steps in its legal order, None when there is none."""
+        return self.by_key.get(Recipe.from_dict(steps).key)
+
+    def step_prior_s(self, step: Step) -> float:
+        """Prior seconds of one step."""
+        return self.step_cost_s.get(f"{step.strategy}={step.setting}", 0.0)
+
+    def expected_cost_s(self, recipe: Recipe) -> float:
+        """Prior seconds of one trial, before anything was measured; `CostModel` learns from there."""
+        return self.overhead_s + sum(self.step_prior_s(step) for step in recipe.steps)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a run tells about its space when it starts."""
+        return {
+            "settings": {name: list(settings) for name, settings in self.settings.items()},
+            "unavailable": dict(self.unavailable),
+            "recipes": len(self.recipes),
+        }

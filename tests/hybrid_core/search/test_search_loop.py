@@ -1,0 +1,468 @@
+"""The search on landscapes whose truth is known."""
+
+import itertools
+import json
+import math
+import sys
+import types
+
+import pytest
+
+from hybrid_core.adaptive.history import HistoryRow
+from hybrid_core.fitness import fitness_of
+from hybrid_core.records import Estimate, Outcome, Purpose, Trial, Verdict
+
+
+def best_by_brute_force(planted, landscape, options):
+    """The feasible recipe of the largest true fitness, from the planted effects alone."""
+
+    def score(recipe):
+        speed, memory, accuracy = landscape.truth(recipe)
+        if accuracy < options.min_accuracy_preservation or speed < options.min_speed_improvement:
+            return -math.inf
+        w = options.objective_weights
+        return w["speed"] * speed + w["memory"] * memory + w["accuracy"] * accuracy
+
+    return max(planted.make_space(landscape.effects).recipes, key=score)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_planted_best_recipe_wins(search, planted, seed):
+    options = planted.plain_options(max_iterations=30, convergence_threshold=0.0)
+    result, landscape, _ = search(planted.Landscape(seed=seed), budget_s=3000, seed=seed, options=options)
+    assert result.winner.key == best_by_brute_force(planted, landscape, options).key
+    assert result.improved and result.verdicts["speed"] is Verdict.BETTER
+
+
+@pytest.mark.parametrize("method", ["tournament", "roulette", "rank"])
+def test_every_classical_method_finds_a_recipe_of_several_steps(search, planted, method):
+    options = planted.plain_options(selection_strategy=method)
+    result, _, told = search(budget_s=1500, options=options)
+    assert len(result.winner.steps) >= 2
+    assert {event["method"] for event in told.of("selection")} == {method}
+
+
+def test_two_searches_of_one_seed_measure_the_same_sequence(search):
+    first = search(budget_s=700, seed=3)
+    second = search(budget_s=700, seed=3)
+    assert first[1].calls == second[1].calls
+    assert first[2].events == second[2].events
+
+
+def test_another_seed_gives_another_sequence(search, planted):
+    options = planted.plain_options(convergence_threshold=0.0)
+    sequences = {tuple(search(budget_s=900, seed=seed, options=options)[1].calls) for seed in range(4)}
+    assert len(sequences) > 1
+
+
+def test_a_search_continued_from_stored_trials_makes_the_same_decisions(search, planted):
+    _, first, _ = search(budget_s=300)
+    stored = planted.Landscape()
+    replay_clock = planted.Landscape()
+    measured = stored.measure
+
+    def answer_at_once(recipe, purpose, limits):
+        replay_clock.calls.append((purpose.value, recipe.key))
+        return measured(recipe, purpose, limits)
+
+    stored.measure = answer_at_once
+    stored.clock = lambda: 0.0
+    search(stored, budget_s=300)
+    assert replay_clock.calls == first.calls
+
+
+def test_no_recipe_is_measured_twice_except_in_the_final_race(search, planted):
+    _, landscape, _ = search(budget_s=5000, options=planted.plain_options(convergence_threshold=0.0))
+    assert len(landscape.calls) == len(set(landscape.calls))
+    searched = [key for purpose, key in landscape.calls if purpose == "search"]
+    finals = [key for purpose, key in landscape.calls if purpose == "final"]
+    assert "baseline" not in searched
+    assert set(finals) <= set(searched) | {"baseline"}
+
+
+@pytest.mark.parametrize("budget_s", [15, 30, 45, 60, 90, 120, 200, 333, 600])
+@pytest.mark.parametrize("overhead_s", [4.0, 9.0, 20.0])
+def test_the_budget_is_exceeded_by_at_most_one_trial(search, planted, budget_s, overhead_s):
+    landscape = planted.Landscape(overhead_s=overhead_s)
+    result, _, told = search(landscape, budget_s=budget_s)
+    longest = max(event["trial"]["seconds"] for event in told.of("trial_finished"))
+    assert landscape.now - 100.0 <= budget_s + longest
+    assert result.elapsed_s == pytest.approx(landscape.now - 100.0)
+
+
+def test_a_small_budget_still_ends_in_a_raced_winner(search, planted):
+    result, landscape, told = search(planted.Landscape(overhead_s=8.0), budget_s=120)
+    assert result.improved
+    assert ("final", result.winner.key) in landscape.calls and ("final", "baseline") in landscape.calls
+    assert landscape.now - 100 <= 120
+    assert any("compile" in event["key"] for event in told.of("skipped"))
+
+
+def test_what_does_not_fit_is_said_once_with_figures(search, planted):
+    _, landscape, told = search(planted.Landscape(overhead_s=8.0), budget_s=120)
+    skipped = [event for event in told.of("skipped") if event["key"] == "kernel_fusion=compile"]
+    assert len(skipped) == 1
+    assert "expected to take 38 s" in skipped[0]["reason"] and "final race" in skipped[0]["reason"]
+    assert ("search", "kernel_fusion=compile") not in landscape.calls
+
+
+def test_expensive_singles_wait_for_the_pairs_of_cheap_ones(search):
+    _, landscape, _ = search(budget_s=200)
+    keys = [key for _, key in landscape.calls]
+    assert keys[0] == "baseline"
+    first_pair = next(i for i, key in enumerate(keys) if "+" in key)
+    assert keys.index("kernel_fusion=compile") > first_pair
+    assert keys.index("attention_fusion=sdpa") < first_pair
+
+
+def test_the_first_iteration_measures_the_singles_whatever_num_candidates_is(search, planted):
+    _, landscape, told = search(budget_s=2000, options=planted.plain_options(num_candidates=1, max_iterations=1))
+    singles = {f"{n}={s}" for n, settings in planted.EFFECTS.items() for s in settings}
+    assert {key for purpose, key in landscape.calls if purpose == "search"} == singles
+
+
+def test_later_iterations_propose_at_most_num_candidates(search, planted):
+    options = planted.plain_options(num_candidates=2, convergence_threshold=0.0)
+    _, _, told = search(budget_s=3000, options=options)
+    assert told.of("selection")
+    assert all(len(event["proposals"]) <= 2 for event in told.of("selection"))
+
+
+def test_stops_by_max_iterations_and_says_so(search, planted):
+    options = planted.plain_options(max_iterations=3, convergence_threshold=0.0, num_candidates=2)
+    result, _, _ = search(budget_s=5000, options=options)
+    assert result.stopped_by == "max_iterations" and result.iterations == 3
+    assert result.stop_reason == "max_iterations=3 reached"
+
+
+def test_stops_by_convergence_and_says_so(search, planted):
+    result, _, _ = search(budget_s=5000, options=planted.plain_options(convergence_threshold=0.9))
+    assert result.stopped_by == "converged"
+    assert "less than convergence_threshold 90.00%" in result.stop_reason
+
+
+def test_stops_by_budget_and_says_so(search, planted):
+    result, _, _ = search(budget_s=150, options=planted.plain_options(convergence_threshold=0.0))
+    assert result.stopped_by == "budget"
+    assert "the budget of 150 s" in result.stop_reason and "not measured" in result.stop_reason
+
+
+def test_stops_when_everything_was_measured(search, planted):
+    options = planted.plain_options(convergence_threshold=0.0, max_iterations=100)
+    result, landscape, _ = search(budget_s=50_000, options=options)
+    assert result.stopped_by == "exhausted"
+    assert sum(purpose == "search" for purpose, _ in landscape.calls) == len(planted.make_space().recipes) - 1
+
+
+def test_a_fast_but_inaccurate_candidate_never_wins(search, planted):
+    result, landscape, told = search(budget_s=3000)
+    assert ("search", "quantization=bfloat16") in landscape.calls
+    assert "bfloat16" not in result.winner.key
+    reasons = [e["infeasible_reason"] for e in told.of("trial_finished") if "bfloat16" in e["trial"]["recipe"].values()]
+    assert reasons and all("accuracy preservation" in reason and "bound 0.98" in reason for reason in reasons)
+    assert not any("bfloat16" in key for key in result.front_keys)
+
+
+def test_a_smaller_but_slower_candidate_wins_only_when_the_bound_is_lowered(search, planted):
+    effects = {"quantization": {"int8_dynamic": (0.8, 2.0, 0.999, 1.0)}}
+    refused, _, told = search(planted.Landscape(effects=effects))
+    assert refused.winner.is_baseline
+    single = next(e for e in told.of("trial_finished") if e["trial"]["recipe"])
+    assert "speed improvement" in single["infeasible_reason"] and "bound 1" in single["infeasible_reason"]
+    allowed, _, _ = search(planted.Landscape(effects=effects), options=planted.plain_options(min_speed_improvement=0.7))
+    assert allowed.winner.key == "quantization=int8_dynamic"
+    assert allowed.verdicts == {"speed": Verdict.WORSE, "memory": Verdict.BETTER, "accuracy": Verdict.TIE}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_settings_without_effect_leave_the_untouched_model_as_winner(search, planted, seed):
+    effects = {n: {s: (1.0, 1.0, 1.0, 1.0) for s in settings} for n, settings in planted.EFFECTS.items()}
+    result, _, told = search(planted.Landscape(effects=effects, seed=seed), budget_s=900, seed=seed)
+    assert result.winner.is_baseline and not result.improved
+    assert "the untouched model" in result.sentence
+    assert result.winner_trial is not None and result.winner_trial.purpose is Purpose.FINAL
+    assert all(event["verdict"] in ("tie", None) for event in told.of("trial_finished") if not event["trial"]["recipe"])
+
+
+def test_a_tie_in_the_final_race_goes_to_fewer_steps(search, planted):
+    effects = {"a": {"on": (1.30, 1.0, 1.0, 1.0)}, "b": {"on": (1.002, 1.0, 1.0, 1.0)}}
+    result, landscape, _ = search(planted.Landscape(effects=effects, noise=0.0))
+    assert ("final", "a=on+b=on") in landscape.calls
+    assert result.winner.key == "a=on"
+    assert "tied" in result.sentence and "fewer steps" in result.sentence
+
+
+def test_the_winner_is_judged_by_the_final_race_alone(search, planted):
+    effects = {"a": {"lucky": (1.5, 1.0, 1.0, 1.0)}, "b": {"steady": (1.2, 1.0, 1.0, 1.0)}}
+    landscape = planted.Landscape(effects=effects, noise=0.0)
+    honest = landscape._trial
+
+    def fade(recipe, purpose):
+        trial = honest(recipe, purpose)
+        if purpose is Purpose.FINAL and "lucky" in recipe.key:
+            return Trial(**{**trial.__dict__, "measurement": planted.make_measurement(0.99)})
+        return trial
+
+    landscape.answer = fade
+    result, _, _ = search(landscape)
+    assert result.winner.key == "b=steady"
+    assert result.fitness == fitness_of(result.winner_trial.measurement, planted.plain_options())
+    assert result.fitness.value == pytest.approx(0.4 * 1.2 + 0.6, abs=1e-6)
+
+
+def test_an_unsupported_setting_prunes_every_recipe_that_contains_it(search, planted):
+    outcomes = {frozenset({"kernel_fusion=fold"}): Outcome.UNSUPPORTED}
+    options = planted.plain_options(convergence_threshold=0.0, max_iterations=100)
+    result, landscape, told = search(planted.Landscape(outcomes=outcomes), budget_s=50_000, options=options)
+    tried = [key for purpose, key in landscape.calls if "kernel_fusion=fold" in key]
+    assert tried == ["kernel_fusion=fold"]
+    said = [event for event in told.of("skipped") if event["key"] == "kernel_fusion=fold"]
+    assert len(said) == 1 and "unsupported" in said[0]["reason"] and "not tried" in said[0]["reason"]
+    assert result.counts["unsupported"] == 1
+
+
+def test_an_unsupported_pair_does_not_prune_its_parts(search, planted):
+    pair = frozenset({"attention_fusion=sdpa", "memory_pooling=in_place"})
+    options = planted.plain_options(convergence_threshold=0.0, max_iterations=100)
+    landscape = planted.Landscape(outcomes={pair: Outcome.UNSUPPORTED})
+    _, _, _ = search(landscape, budget_s=50_000, options=options)
+    keys = [set(key.split("+")) for purpose, key in landscape.calls if purpose == "search"]
+    assert sum(pair <= key for key in keys) == 1
+    assert any("attention_fusion=sdpa" in key and len(key) == 3 for key in keys)
+
+
+@pytest.mark.parametrize(
+    "outcome", [o for o in Outcome if o not in (Outcome.OK, Outcome.CANCELLED, Outcome.DEVICE_LOST)]
+)
+def test_when_every_candidate_fails_the_untouched_model_wins_with_a_sentence(search, planted, outcome):
+    outcomes = {frozenset({f"{n}={s}"}): outcome for n, settings in planted.EFFECTS.items() for s in settings}
+    result, _, _ = search(planted.Landscape(outcomes=outcomes), budget_s=900)
+    assert result.winner.is_baseline and result.sentence.startswith("nothing was found")
+    assert result.counts[str(outcome)] >= 7
+
+
+def test_a_failed_baseline_ends_the_search_with_its_reason(search, planted):
+    landscape = planted.Landscape(outcomes={frozenset(): Outcome.CRASHED})
+    result, _, told = search(landscape)
+    assert result.failed and result.winner.is_baseline and result.winner_trial is None
+    assert result.stop_reason == "the untouched model could not be measured: not measured: planted crashed"
+    assert landscape.calls == [("baseline", "baseline")]
+    assert told.events[-1][0] == "result"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_fitness_that_is_not_a_number_is_neither_parent_nor_winner(search, planted, value):
+    landscape = planted.Landscape()
+    honest = landscape._trial
+
+    def spoil(recipe, purpose):
+        trial = honest(recipe, purpose)
+        if "attention_fusion" in recipe.strategies:
+            return Trial(**{**trial.__dict__, "measurement": planted.make_measurement(value)})
+        return trial
+
+    landscape.answer = spoil
+    result, _, told = search(landscape, budget_s=900)
+    assert "attention_fusion" not in result.winner.key
+    assert all("attention_fusion" not in key for event in told.of("selection") for key in event["parents"])
+    reasons = [e["infeasible_reason"] for e in told.of("trial_finished") if "attention_fusion" in e["trial"]["recipe"]]
+    assert reasons and all("not a number" in reason for reason in reasons)
+
+
+def test_a_baseline_without_numbers_ends_with_a_sentence(search, planted):
+    landscape = planted.Landscape()
+    honest = landscape._trial
+    landscape.answer = lambda recipe, purpose: Trial(
+        **{**honest(recipe, purpose).__dict__, "measurement": planted.make_measurement(math.nan)}
+    )
+    result, _, _ = search(landscape)
+    assert result.failed and "not a number" in result.stop_reason
+
+
+def test_cancelling_returns_what_is_known(search, planted):
+    landscape = planted.Landscape()
+    result, _, told = search(landscape, should_stop=lambda: len(landscape.calls) >= 4)
+    assert result.stop_reason == "cancelled" and result.stopped_by == "cancelled"
+    assert result.winner.is_baseline and "cancelled before the final race" in result.sentence
+    assert len(landscape.calls) == 4 and not result.final_trials
+
+
+def test_cancelling_before_the_first_trial_measures_nothing(search):
+    result, landscape, _ = search(should_stop=lambda: True)
+    assert landscape.calls == [] and result.stop_reason == "cancelled"
+
+
+def test_a_cancelled_trial_stops_the_search(search, planted):
+    landscape = planted.Landscape(outcomes={frozenset({"attention_fusion=sdpa"}): Outcome.CANCELLED})
+    result, _, _ = search(landscape)
+    assert result.stop_reason == "cancelled"
+    assert landscape.calls[-1] == ("search", "attention_fusion=sdpa")
+
+
+def test_a_lost_device_stops_the_search_with_its_reason(search, planted):
+    landscape = planted.Landscape(outcomes={frozenset({"attention_fusion=sdpa"}): Outcome.DEVICE_LOST})
+    result, _, _ = search(landscape)
+    assert result.failed and "device was lost" in result.stop_reason
+
+
+def test_without_ensembles_only_singles_are_measured(search, planted):
+    options = planted.plain_options(enable_ensemble_optimization=False, convergence_threshold=0.0)
+    result, landscape, _ = search(budget_s=2000, options=options)
+    assert all("+" not in key for _, key in landscape.calls)
+    assert len(result.winner.steps) == 1 and result.stopped_by == "exhausted"
+
+
+def test_without_candidate_selection_there_is_one_round_and_no_parents(search, planted):
+    options = planted.plain_options(enable_candidate_selection=False, num_candidates=3)
+    result, landscape, told = search(budget_s=2000, options=options)
+    assert told.of("selection") == [] and result.stopped_by == "one_round" and result.iterations == 1
+    searched = [key for purpose, key in landscape.calls if purpose == "search"]
+    assert sum("+" in key for key in searched) == 3 and sum("+" not in key for key in searched) == 7
+    assert result.improved
+
+
+def test_speed_alone_counts_without_multi_objective(search, planted):
+    effects = {"a": {"small": (1.05, 3.0, 1.0, 1.0), "fast": (1.30, 0.5, 1.0, 1.0)}}
+    both, _, _ = search(planted.Landscape(effects=effects, noise=0.0))
+    assert both.winner.key == "a=small"
+    options = planted.plain_options(enable_multi_objective_optimization=False)
+    alone, _, _ = search(planted.Landscape(effects=effects, noise=0.0), options=options)
+    assert alone.winner.key == "a=fast"
+    assert alone.baseline_fitness == pytest.approx(1.0)
+
+
+def test_the_front_is_what_brute_force_finds(search, planted):
+    result, _, told = search(budget_s=50_000, options=planted.plain_options(convergence_threshold=0.0))
+    newest = {}
+    for event in told.of("trial_finished"):
+        trial = Trial.from_json(event["trial"])
+        if trial.is_ok and (trial.measurement.accuracy_preservation.low >= 0.98 or trial.recipe.is_baseline):
+            m = trial.measurement
+            newest[trial.recipe.key] = (
+                m.speed_improvement.value,
+                m.memory_efficiency.value,
+                m.accuracy_preservation.value,
+            )
+    # Larger is better; `all >=` and different means dominated.
+    expected = {
+        key
+        for key, point in newest.items()
+        if not any(all(x >= y for x, y in zip(q, point, strict=True)) and q != point for q in newest.values())
+    }
+    assert set(result.front_keys) == expected
+
+
+def row(key, speed, device="cpu", outcome="ok", **changes):
+    estimate = Estimate(speed, speed - 0.02, speed + 0.02)
+    exact = Estimate.exact(1.0)
+    shared = {"model": "planted", "family": "planted", "workload": "forward", **changes}
+    return HistoryRow(
+        recipe_key=key, device=device, outcome=outcome, speed=estimate, memory=exact, accuracy=exact, **shared
+    )
+
+
+def test_recommendations_from_history_are_measured_first(search, planted):
+    history = [row("attention_fusion=sdpa+memory_pooling=static_cache", 1.4), row("quantization=int8_dynamic", 0.7)]
+    result, landscape, _ = search(history=history)
+    assert landscape.calls[1] == ("search", "attention_fusion=sdpa+memory_pooling=static_cache")
+    assert result.recommended_keys == ("attention_fusion=sdpa+memory_pooling=static_cache",)
+
+
+def test_history_is_not_used_when_it_is_switched_off(search, planted):
+    history = [row("attention_fusion=sdpa+memory_pooling=static_cache", 1.4)]
+    result, landscape, _ = search(history=history, options=planted.plain_options(enable_adaptive_hybrid=False))
+    assert "+" not in landscape.calls[1][1] and result.recommended_keys == ()
+
+
+def test_history_of_recipes_that_are_not_legal_here_is_ignored(search):
+    result, _, _ = search(history=[row("attention_fusion=gone", 3.0)])
+    assert result.recommended_keys == ()
+
+
+def test_every_event_is_json_and_complete(search):
+    result, _, told = search(budget_s=700)
+    for kind, data in told.events:
+        json.dumps(data, allow_nan=False)
+        assert kind in {"progress", "trial_started", "trial_finished", "selection", "skipped", "result"}
+    started = [event["trial_id"] for event in told.of("trial_started")]
+    assert len(started) == len(told.of("trial_finished")) == len(set(started))
+    (end,) = told.of("result")
+    assert end["winner_key"] == result.winner.key and end["stop_reason"] == result.stop_reason
+    assert end["speed_improvement"]["value"] == result.winner_trial.measurement.speed_improvement.value
+    assert set(end["front"]) == set(result.front_keys)
+    assert sum(end["counts"].values()) == len(started)
+
+
+def test_trial_names_carry_the_run(search):
+    _, _, told = search(run_id="r1")
+    ids = [event["trial_id"] for event in told.of("trial_started")]
+    assert ids[0] == "r1:baseline:baseline" and ids[1].startswith("r1:search:") and ids[-1].startswith("r1:final:")
+
+
+def test_progress_never_promises_more_than_the_budget_and_ends_at_zero(search):
+    _, _, told = search(budget_s=200)
+    progress = told.of("progress")
+    assert progress[-1]["stage"] == "done" and progress[-1]["remaining_s"] == 0
+    searching = [event for event in progress if event["stage"] in ("baseline", "search")]
+    assert all(0 <= event["remaining_s"] <= 200 - event["elapsed_s"] + 1e-9 for event in searching)
+    assert all(event["done"] <= event["planned"] for event in progress)
+    done = [event["done"] for event in progress]
+    assert done == sorted(done)
+
+
+def test_the_final_race_is_measured_longer_and_tighter(search):
+    _, landscape, _ = search(budget_s=200)
+    by_purpose = {purpose: limits for purpose, limits in landscape.limits}
+    assert by_purpose[Purpose.SEARCH].max_timed_s == pytest.approx(200 / 40)
+    assert by_purpose[Purpose.FINAL].max_timed_s == pytest.approx(200 / 20)
+    assert by_purpose[Purpose.FINAL].target_half_width == 0.015 < by_purpose[Purpose.SEARCH].target_half_width
+
+
+def test_unavailable_settings_are_said_with_their_reason(search, planted):
+    space = planted.make_space(unavailable={"quantization=fp8": "this device has no float8 units"})
+    _, _, told = search(space=space)
+    assert {"key": "quantization=fp8", "reason": "this device has no float8 units"} in told.of("skipped")
+
+
+def test_without_time_for_the_race_no_winner_is_named(search, planted):
+    landscape = planted.Landscape(overhead_s=5.0)
+    honest = landscape._trial
+
+    def slow(recipe, purpose):
+        trial = honest(recipe, purpose)
+        return trial if recipe.is_baseline else Trial(**{**trial.__dict__, "seconds": 60.0})
+
+    landscape.answer = slow
+    result, _, _ = search(landscape, budget_s=40)
+    assert result.winner.is_baseline and not result.improved
+    assert "second time" in result.sentence and "larger budget" in result.sentence
+
+
+def test_the_rl_method_gets_only_eligible_candidates_and_its_details_are_told(search, planted, monkeypatch):
+    seen = []
+
+    class RLSelector:
+        def __init__(self, options, seed):
+            self.seed = seed
+
+        def choose(self, scored, count):
+            seen.append([candidate.recipe.key for candidate in scored])
+            return [0] * count, {"episodes": 7}
+
+    fake = types.ModuleType("hybrid_core.rl.selector")
+    fake.RLSelector = RLSelector
+    monkeypatch.setitem(sys.modules, "hybrid_core.rl.selector", fake)
+    options = planted.plain_options(enable_rl_optimization=True)
+    _, _, told = search(budget_s=900, options=options)
+    assert seen and not any("bfloat16" in key for keys in seen for key in keys)
+    event = told.of("selection")[0]
+    assert event["method"] == "rl" and event["details"] == {"episodes": 7}
+    assert event["parents"] == [seen[0][0]] * 5
+
+
+def test_interactions_are_found_although_singles_do_not_show_them(search, planted):
+    effects = {"a": {"on": (1.02, 1.0, 1.0, 1.0)}, "b": {"on": (1.02, 1.0, 1.0, 1.0)}, "c": {"on": (1.02, 1, 1.0, 1.0)}}
+    landscape = planted.Landscape(effects=effects, bonus={"a=on+b=on+c=on": 1.5})
+    result, _, _ = search(landscape, options=planted.plain_options(convergence_threshold=0.0))
+    assert result.winner.key == "a=on+b=on+c=on"
+    assert len(list(itertools.chain(*landscape.calls)))

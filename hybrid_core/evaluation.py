@@ -1,0 +1,258 @@
+"""ONE candidate from start to end: a request goes in, a trial comes out, whatever the candidate does.
+
+This is where the parts meet: the registry says how to build, feed and call the model, the recipe is applied to a
+private copy, `hybrid_core.measurement` runs the phases. Every exception a candidate can cause becomes a trial with a
+named outcome, the phase it happened in and one sentence; only what kills the process is left to the process above.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from hybrid_core.errors import InvalidInput, MeasurementFailed, StrategyUnsupported
+from hybrid_core.measurement.case import Case
+from hybrid_core.measurement.compiling import asks_for_compiling
+from hybrid_core.measurement.guards import restored_state
+from hybrid_core.measurement.nested import map_tensors, tensor_leaves
+from hybrid_core.measurement.procedure import PHASES, Change, measure
+from hybrid_core.models.registry import get_entry
+from hybrid_core.records import MeasureRequest, Outcome, Recipe, Step, Subject, Trial, Workload
+
+__all__ = ["PHASES", "Case", "Toolbox", "case_from_module", "case_from_registry", "evaluate"]
+
+LOG_TAIL_CHARACTERS = 4000
+MAX_REASON_CHARACTERS = 400
+_OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "out of memory", "cannot allocate memory")
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """What turns recipes into changed models: by default the strategies of the registry.
+
+    `apply(model, recipe, situation)` returns something with `.model` and `.changes`; `is_exact(step)` says whether only
+    rounding may change.
+    """
+
+    apply: Callable[[nn.Module, Recipe, Any], Any]
+    is_exact: Callable[[Step], bool]
+
+
+def case_from_registry(subject: Subject) -> Case:
+    """The case of a model of the registry.
+
+    Raises:
+        InvalidInput: the model, size, workload or device does not exist.
+    """
+    entry = get_entry(subject.model)
+    workloads = entry.workloads(subject.size)
+    if subject.workload.kind not in {workload.kind for workload in workloads}:
+        known = "; ".join(workload.label for workload in workloads)
+        raise InvalidInput(
+            f"{subject.model} cannot run the workload '{subject.workload.label}'; choose one of: {known}"
+        )
+    return Case(
+        build=lambda: entry.build(subject.size, subject.seed),
+        make_inputs=lambda generator: entry.make_inputs(subject.size, subject.workload, generator),
+        call=lambda model, inputs: entry.call(model, subject.workload, inputs),
+        task=entry.task(subject.size),
+        workload=subject.workload,
+        device=find_device(subject.device),
+        threads=subject.threads,
+        seed=subject.seed,
+    )
+
+
+def case_from_module(
+    module: nn.Module,
+    example_inputs: tuple[Any, ...],
+    *,
+    device: str | torch.device = "cpu",
+    threads: int = 1,
+    seed: int = 0,
+    call: Callable[[nn.Module, tuple[Any, ...]], Any] | None = None,
+    workload: Workload | None = None,
+) -> Case:
+    """The case of somebody's module; it is copied for every build and never changed.
+
+    Fresh inputs look like the examples: same shapes and dtypes, whole numbers drawn between the example's smallest and
+    largest, floating values normal with its mean and standard deviation.
+    """
+    if not isinstance(example_inputs, tuple) or not tensor_leaves(example_inputs):
+        raise InvalidInput(
+            f"example_inputs={type(example_inputs).__name__} holds no tensor; give the arguments of one call as a tuple"
+        )
+    first = tensor_leaves(example_inputs)[0]
+    batch = int(first.shape[0]) if first.dim() else 1
+    examples = map_tensors(example_inputs, lambda tensor: tensor.detach().cpu().clone())
+    return Case(
+        build=lambda: copy.deepcopy(module),
+        make_inputs=lambda generator: map_tensors(examples, lambda tensor: random_like(tensor, generator)),
+        call=call or (lambda model, inputs: model(*inputs)),
+        task=None,
+        workload=workload or Workload("forward", "forward", batch),
+        device=find_device(str(device)),
+        threads=threads,
+        seed=seed,
+    )
+
+
+def random_like(example: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A fresh tensor of the same shape, dtype and range or distribution."""
+    shape = example.shape
+    if example.numel() == 0:
+        return example.clone()
+    if example.dtype == torch.bool:
+        share = float(example.double().mean())
+        return torch.rand(shape, generator=generator) < share
+    if example.is_complex():
+        parts = torch.view_as_real(example)
+        return torch.view_as_complex(random_like(parts, generator))
+    if not example.is_floating_point():
+        low, high = int(example.min()), int(example.max())
+        return torch.randint(low, high + 1, shape, generator=generator).to(example.dtype)
+    finite = example.double()[torch.isfinite(example)]
+    mean, std = (float(finite.mean()), float(finite.std(correction=0))) if finite.numel() else (0.0, 1.0)
+    return (torch.randn(shape, generator=generator) * std + mean).to(example.dtype)
+
+
+def find_device(name: str) -> torch.device:
+    """'cpu', 'cuda', 'cuda:1' or a GPU's UUID as a torch device.
+
+    Raises:
+        InvalidInput: this machine does not have it.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    uuids = [str(torch.cuda.get_device_properties(i).uuid) for i in range(count)]
+    names = [f"cuda:{i}" for i in range(count)]
+    wanted = "cuda:0" if name == "cuda" else name
+    for index, uuid in enumerate(uuids):
+        if wanted in (names[index], uuid, f"GPU-{uuid}"):
+            return torch.device("cuda", index)
+    raise InvalidInput(f"device {name!r:.80} is not on this machine; choose one of {', '.join(['cpu', *names])}")
+
+
+def evaluate(
+    case: Case,
+    request: MeasureRequest,
+    *,
+    on_phase: Callable[[str], None] = lambda name: None,
+    toolbox: Toolbox | None = None,
+) -> Trial:
+    """Measure one recipe; a candidate's fault ends in a trial that names it, never in an exception."""
+    clock = _PhaseClock(on_phase)
+    started_at = time.time()
+    outcome, reason, stage, measurement, log_tail = Outcome.OK, "", "", None, ""
+    try:
+        with restored_state(case.threads):
+            change = _change_of(case, request.recipe, toolbox or registry_toolbox())
+            measurement = measure(case, change, request.limits, clock.enter)
+    except Exception as error:  # the border: a candidate may raise anything, and all of it must get a name
+        outcome, reason = name_failure(error)
+        stage = error.stage if isinstance(error, MeasurementFailed) else clock.current or "build"
+        log_tail = "".join(traceback.format_exception(error))[-LOG_TAIL_CHARACTERS:]
+    return Trial(
+        trial_id=request.trial_id,
+        run_id=request.run_id,
+        recipe=request.recipe,
+        purpose=request.purpose,
+        outcome=outcome,
+        reason=reason,
+        stage=stage,
+        measurement=measurement,
+        started_at=started_at,
+        seconds=clock.total_s(),
+        phases_s=clock.finish(),
+        log_tail=log_tail,
+    )
+
+
+def name_failure(error: BaseException) -> tuple[Outcome, str]:
+    """The outcome and the one sentence an exception means."""
+    if _is_out_of_memory(error):
+        return Outcome.OUT_OF_MEMORY, f"ran out of memory: {_sentence(error)}"
+    if isinstance(error, MeasurementFailed):
+        return Outcome(error.outcome), _sentence(error)
+    if isinstance(error, StrategyUnsupported):
+        return Outcome.UNSUPPORTED, _sentence(error)
+    if isinstance(error, InvalidInput):
+        return Outcome.INVALID_INPUT, _sentence(error)
+    return Outcome.CRASHED, f"{type(error).__name__}: {_sentence(error)}"
+
+
+def registry_toolbox() -> Toolbox:
+    """The registry's strategies; imported here, so that measuring a fake needs none of them."""
+    from hybrid_core.recipes import apply_steps
+    from hybrid_core.strategies.registry import get_setting
+
+    return Toolbox(apply_steps, lambda step: get_setting(step.strategy, step.setting).exact)
+
+
+def _change_of(case: Case, recipe: Recipe, toolbox: Toolbox) -> Change:
+    """The recipe as one function of (model, example inputs), with what its steps declare."""
+
+    def apply(model: nn.Module, example: tuple[Any, ...]) -> tuple[nn.Module, tuple[str, ...]]:
+        if recipe.is_baseline:
+            return model, ()
+        from hybrid_core.strategies.base import Situation
+
+        applied = toolbox.apply(model, recipe, Situation(example, case.call, case.workload, case.device))
+        return applied.model, tuple(applied.changes)
+
+    exact = all([toolbox.is_exact(step) for step in recipe.steps])
+    return Change(apply, exact, asks_for_compiling(tuple(step.setting for step in recipe.steps)))
+
+
+class _PhaseClock:
+    """Tells the caller each phase as it begins, and keeps the seconds of each."""
+
+    def __init__(self, on_phase: Callable[[str], None]) -> None:
+        self._on_phase = on_phase
+        self._started = self._entered = time.monotonic()
+        self._seconds: dict[str, float] = {}
+        self.current = ""
+
+    def enter(self, name: str) -> None:
+        """End the current phase and begin the next."""
+        self.finish()
+        self.current = name
+        self._on_phase(name)
+
+    def finish(self) -> dict[str, float]:
+        """End the current phase; the seconds of all so far."""
+        now = time.monotonic()
+        if self.current:
+            self._seconds[self.current] = self._seconds.get(self.current, 0.0) + now - self._entered
+        self._entered = now
+        return dict(self._seconds)
+
+    def total_s(self) -> float:
+        """Seconds since the trial began."""
+        return time.monotonic() - self._started
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Also where a compiler wrapped it: the cause chain is followed."""
+    while error is not None:
+        text = str(error).lower()
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY_TEXTS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _sentence(error: BaseException) -> str:
+    """The first line that says something, without a full stop and not endless."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else "no message")[:MAX_REASON_CHARACTERS].rstrip(".")

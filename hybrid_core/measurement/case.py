@@ -1,0 +1,70 @@
+"""What is measured: how to build the untouched model, feed it, call it and judge it.
+
+A `Case` holds recipes for objects, not objects: baseline and candidate are both built from it, from the same seed, so
+that nothing a candidate does to itself can reach the model it is compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from hybrid_core.measurement.nested import map_tensors
+from hybrid_core.records import Workload
+
+
+class ScoredTask(Protocol):
+    """The part of a model's quality task that measuring needs: named held-out rows with integer targets."""
+
+    @property
+    def metric(self) -> str:
+        """What the share of right answers is called, for example "digit accuracy"."""
+        ...
+
+    @property
+    def bits_per(self) -> str | None:
+        """Unit of one prediction for "bits per ...", or None where that means nothing."""
+        ...
+
+    def batches(self, rows: int) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
+        """At most `rows` rows as (inputs, targets); targets have the outputs' shape without the last dimension."""
+        ...
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model under one workload on one device, ready to be built any number of times."""
+
+    build: Callable[[], nn.Module]
+    make_inputs: Callable[[torch.Generator], tuple[Any, ...]]
+    call: Callable[[nn.Module, tuple[Any, ...]], Any]
+    task: ScoredTask | None
+    workload: Workload
+    device: torch.device
+    threads: int
+    seed: int
+
+    def build_model(self) -> nn.Module:
+        """A fresh model on the device; the global generator is seeded first, so two builds are equal."""
+        torch.manual_seed(self.seed)
+        return self.build().to(self.device)
+
+    def fresh_inputs(self, generator: torch.Generator) -> tuple[Any, ...]:
+        """New inputs of one call, on the device."""
+        inputs: tuple[Any, ...] = map_tensors(tuple(self.make_inputs(generator)), lambda t: t.to(self.device))
+        return inputs
+
+    def generator(self, phase: str) -> torch.Generator:
+        """Random source of one phase: the same for a seed, different between phases, never the global one."""
+        offset = sum(ord(letter) * 31**place for place, letter in enumerate(phase)) % 1_000_003
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + offset)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done everything it was given; nothing to do on the CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

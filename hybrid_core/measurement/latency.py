@@ -1,0 +1,222 @@
+"""Timing two models side by side until the ratio is known well enough.
+
+On a shared machine the same model differs from itself by 20 % when it is timed in two separate stretches, and by 1.6 %
+when the two are interleaved; so every block is ABBA (then BAAB): baseline, candidate, candidate, baseline. Inputs are
+new for every pair and are made before the clock starts, both models get the same values in memory of their own, the
+garbage collector is off inside a block, and the answers are compared after the clock of each block has stopped.
+The clock is captured when this file is imported, before any model's code runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from hybrid_core.measurement.case import Case, synchronize
+from hybrid_core.measurement.nested import clone_tensors
+from hybrid_core.measurement.statistics import drift, half_width, log_ratios, relative_spread
+from hybrid_core.measurement.telemetry import NoTelemetry, Telemetry, throttled_by
+from hybrid_core.records import MeasureLimits
+
+clock_ns = time.perf_counter_ns
+
+MIN_SAMPLE_MS = 1.0
+MAX_REPEATS = 32
+WARM_UP_CALLS = 10
+WARM_UP_AGREEMENT = 0.05
+WARM_UP_CAP_S = 2.0
+CHECK_GROWTH = 1.25  # the interval is looked at when a quarter more pairs are there: peeking at each block biases it
+MAX_RETAKES = 20
+_LARGE_DRIFT = 0.10
+_LARGE_SPREAD = 0.10
+
+# Gets (inputs, baseline output, candidate output) of a pair after its clock stopped; raises when they disagree.
+Check = Callable[[Any, Any], None]
+
+
+@dataclass(frozen=True)
+class Race:
+    """The two runners and the track: what every timing function needs."""
+
+    case: Case
+    baseline: nn.Module
+    candidate: nn.Module
+    check: Check
+    telemetry: Telemetry = field(default_factory=NoTelemetry)
+    clock: Callable[[], int] = clock_ns
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Raw pairs in ms per call and how they came about."""
+
+    pairs_ms: tuple[tuple[float, float], ...]
+    repeats: int
+    stop_reason: str
+    warnings: tuple[str, ...]
+    telemetry: tuple[dict[str, Any], ...] = ()
+
+
+def time_first_call(case: Case, model: nn.Module, inputs: Any) -> tuple[float, Any]:
+    """Seconds of the first call (the compile cost) and its output."""
+    synchronize(case.device)
+    started = clock_ns()
+    with torch.inference_mode():
+        output = case.call(model, inputs)
+    synchronize(case.device)
+    return (clock_ns() - started) / 1e9, output
+
+
+def warm_up(race: Race, limits: MeasureLimits, calls_made: int = 0) -> tuple[int, tuple[str, ...]]:
+    """Call both models until three blocks agree; returns how often a sample repeats a call, and warnings.
+
+    `calls_made` of each model (first call and correctness) count towards the ten that are the least.
+    """
+    generator = race.case.generator("warmup")
+    cap_s = min(WARM_UP_CAP_S, limits.max_timed_s / 2)
+    started, repeats = race.clock(), 1
+    blocks: list[list[float]] = []
+    while (race.clock() - started) / 1e9 < cap_s:
+        block = _block(race, generator, repeats, flip=bool(len(blocks) % 2))
+        blocks.append([sum(times) / 2 for times in zip(*block, strict=True)])
+        if len(blocks) == 1:
+            repeats = repeats_for(min(blocks[0]))
+        if calls_made + len(blocks) * 2 >= WARM_UP_CALLS and len(blocks) >= 3 and _agree(blocks[-3:]):
+            return repeats, ()
+    repeats = repeats_for(min(blocks[-1])) if blocks else 1
+    reason = f"the last three warm-up blocks did not agree within {WARM_UP_AGREEMENT:.0%}"
+    calls = f"{len(blocks) * 2} samples of each model"
+    return repeats, (f"warm-up stopped at its limit of {cap_s:g} s after {calls}: {reason}",)
+
+
+def take_pairs(race: Race, limits: MeasureLimits, repeats: int, seed: int) -> Timing:
+    """Blocks of two pairs until the interval is narrow, or a limit is met; the stop reason says which."""
+    generator = race.case.generator("timing")
+    started, retaken = race.clock(), 0
+    pairs: list[tuple[float, float]] = []
+    readings: list[dict[str, Any]] = []
+    flagged: set[str] = set()
+    next_look = max(limits.min_pairs, 4)
+    while True:
+        elapsed_s = (race.clock() - started) / 1e9
+        stop = _stop_reason(pairs, limits, elapsed_s, seed, look=len(pairs) >= next_look)
+        if stop:
+            break
+        if len(pairs) >= next_look:
+            next_look = max(next_look + 2, int(next_look * CHECK_GROWTH))
+        block = _block(race, generator, repeats, flip=bool(len(pairs) // 2 % 2))
+        reading = race.telemetry.read()
+        throttled = throttled_by(reading)
+        if throttled and retaken < MAX_RETAKES:
+            retaken += 1
+            continue
+        flagged.update(throttled)
+        pairs.extend(block)
+        readings.extend([reading] if reading else [])
+    warnings = (*_noise_warnings(pairs), *_throttle_warnings(retaken, flagged))
+    return Timing(tuple(pairs), repeats, stop, warnings, tuple(readings))
+
+
+def repeats_for(call_ms: float) -> int:
+    """How many calls one sample needs so that it lasts about a millisecond and the clock's noise vanishes in it.
+
+    >>> repeats_for(50.0), repeats_for(0.3), repeats_for(0.001)
+    (1, 4, 32)
+    """
+    return min(MAX_REPEATS, max(1, -int(-MIN_SAMPLE_MS // max(call_ms, 1e-6))))
+
+
+def _block(race: Race, generator: torch.Generator, repeats: int, *, flip: bool) -> list[tuple[float, float]]:
+    """One ABBA block (BAAB when `flip`): two pairs of (baseline ms, candidate ms), checked after the clock stopped."""
+    pairs = []
+    for candidate_first in (flip, not flip):
+        inputs = [race.case.fresh_inputs(generator) for _ in range(repeats)]
+        copies = [clone_tensors(values) for values in inputs]
+        order = (race.candidate, race.baseline) if candidate_first else (race.baseline, race.candidate)
+        with _collector_off():
+            first_ms, first_output = _sample(race, order[0], inputs)
+            second_ms, second_output = _sample(race, order[1], copies)
+        if candidate_first:
+            pairs.append((second_ms, first_ms))
+            race.check(second_output, first_output)
+        else:
+            pairs.append((first_ms, second_ms))
+            race.check(first_output, second_output)
+    return pairs
+
+
+def _sample(race: Race, model: nn.Module, inputs: list[Any]) -> tuple[float, Any]:
+    """Milliseconds per call, and a copy of the last answer taken at once: a late writer cannot improve it."""
+    call, device, clock = race.case.call, race.case.device, race.clock
+    with torch.inference_mode():
+        synchronize(device)
+        started = clock()
+        for values in inputs:
+            output = call(model, values)
+        synchronize(device)
+        ended = clock()
+        return (ended - started) / 1e6 / len(inputs), clone_tensors(output)
+
+
+@contextlib.contextmanager
+def _collector_off() -> Iterator[None]:
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _agree(blocks: list[list[float]]) -> bool:
+    return all(max(times) <= min(times) * (1 + WARM_UP_AGREEMENT) for times in zip(*blocks, strict=True))
+
+
+def _stop_reason(
+    pairs: list[tuple[float, float]], limits: MeasureLimits, elapsed_s: float, seed: int, *, look: bool
+) -> str:
+    target, count = limits.target_half_width, len(pairs)
+    width = half_width(pairs, seed) if look else float("inf")
+    if look and width <= target:
+        return f"certain enough: the ratio is known to +-{width:.1%} (target {target:.1%}) after {count} pairs"
+    if count >= limits.max_pairs or (elapsed_s >= limits.max_timed_s and count >= 4):
+        width = half_width(pairs, seed)
+        limit = f"{limits.max_pairs} pairs" if count >= limits.max_pairs else f"{limits.max_timed_s:g} s"
+        return f"limit of {limit} reached with {count} pairs: the ratio is known to +-{width:.1%} (target {target:.1%})"
+    return ""
+
+
+def _noise_warnings(pairs: list[tuple[float, float]]) -> list[str]:
+    warnings = []
+    moved = drift([baseline for baseline, _ in pairs])
+    spread = relative_spread([baseline for baseline, _ in pairs])
+    if abs(moved) > _LARGE_DRIFT:
+        warnings.append(f"the untouched model itself became {moved:+.0%} slower or faster during the timed phase")
+    if spread > _LARGE_SPREAD:
+        middle = statistics.median(baseline for baseline, _ in pairs)
+        warnings.append(f"single times of the untouched model spread by {spread:.0%} around {middle:.3g} ms")
+    if len(pairs) and abs(float(log_ratios(pairs).mean() - _median_log(pairs))) > _LARGE_SPREAD:
+        warnings.append("mean and median of the ratios differ by more than 10 %: some pairs were disturbed")
+    return warnings
+
+
+def _median_log(pairs: list[tuple[float, float]]) -> float:
+    return float(statistics.median(log_ratios(pairs).tolist()))
+
+
+def _throttle_warnings(retaken: int, flagged: set[str]) -> list[str]:
+    warnings = [f"{retaken} timed blocks were taken again because the device was throttled"] if retaken else []
+    if flagged:
+        warnings.append(
+            f"still throttled after {MAX_RETAKES} retakes ({', '.join(sorted(flagged))}): times are too high"
+        )
+    return warnings

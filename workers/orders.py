@@ -32,6 +32,7 @@ class RunOrder:
     root: Path
     config: RunConfig
     subject: Subject
+    family: str
     measure_command: tuple[str, ...]
     history: tuple[Mapping[str, Any], ...] = ()
 

@@ -2,8 +2,8 @@
 
 `python -m workers.run_process <order.json>` is started by the hub and needs it for nothing: what it finds goes to its
 spool file, one JSON line per event. A restarted attempt repeats the (deterministic) search with the finished trials
-answered from the earlier files, at the cost on the clock that they had, so it takes the same decisions and goes
-on where the first one died.
+answered from the earlier files (the search charges its budget what they once cost), so it takes the same decisions
+and goes on where the first one died.
 """
 
 from __future__ import annotations
@@ -59,7 +59,6 @@ def main(arguments: Sequence[str] | None = None, plan: Callable[[RunOrder], Plan
 def plan_from_registry(order: RunOrder) -> Plan:
     """The real search over the strategies this machine can do; imports torch, therefore late."""
     from hybrid_core.search.loop import run_search
-
     from hybrid_core.search.space import Space
 
     space = Space.from_registry(order.config.options, order.subject.device)
@@ -71,24 +70,18 @@ class Measurer:
 
     def __init__(self, order: RunOrder, engine: LocalEngine, report: RunReport, replay: Replay) -> None:
         self._order, self._engine, self._report, self._replay = order, engine, report, replay
-        self._replayed_s = 0.0
 
     def __call__(self, recipe: Recipe, purpose: Purpose, limits: MeasureLimits) -> Trial:
         """Measure one recipe, or remember it."""
         trial_id = f"{self._order.run_id}:{purpose}:{recipe.key}"
         known = self._replay.trials.get(trial_id)
         if known is not None:
-            self._replayed_s += known.seconds
             return known
         request = MeasureRequest(trial_id, self._order.run_id, self._order.subject, recipe, purpose, limits)
         self._report.enter_phase(trial_id, "start")
         trial = self._engine.measure(request, lambda phase: self._report.enter_phase(trial_id, phase))
         self._report.enter_phase("", "")
         return trial
-
-    def clock(self) -> float:
-        """Monotonic seconds on which a remembered trial costs what it once took: the budget stays the same."""
-        return time.monotonic() + self._replayed_s
 
 
 def _carry_out(order: RunOrder, hub_fd: int, plan: Callable[[RunOrder], Plan]) -> int:
@@ -112,18 +105,20 @@ def _carry_out(order: RunOrder, hub_fd: int, plan: Callable[[RunOrder], Plan]) -
         return EXIT_SPOOL_FAILED
     except RunOver:
         time.sleep(60)  # the watch thread has written the end and is about to leave for all of us
-    remove_scratch(order)
+    remove_scratch(order.scratch)
     return 0
 
 
 def _search(order: RunOrder, plan: Callable[[RunOrder], Plan], measure: Measurer, report: RunReport) -> None:
     space, space_facts, search = plan(order)
-    report.started({"config": order.config, "subject": order.subject, "space": space_facts})
-    result = search(
-        order.config, space, measure, report.emit, history=_history(order), clock=measure.clock, run_id=order.run_id
-    )
+    facts = {"config": order.config, "subject": order.subject, "family": order.family, "space": space_facts}
+    report.started(facts)
+    result = search(order.config, space, measure, report.emit, history=_history(order), run_id=order.run_id)
+    if result.failed:
+        report.finish("failed", result.stop_reason)
+        return
     winner = {"recipe": result.winner, "key": result.winner.key}
-    report.finish("finished", result.stop_reason, {"winner": winner, "iterations": result.iterations})
+    report.finish("finished", result.sentence, {"winner": winner, "stop_reason": result.stop_reason})
 
 
 def _history(order: RunOrder) -> tuple[Any, ...]:

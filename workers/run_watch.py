@@ -8,7 +8,6 @@ touched for a minute does the run end by itself, so that no process works for ev
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import shutil
@@ -93,12 +92,11 @@ class RunWatch:
         """Kill the measurement, write the end, leave; the search thread never gets to say another word."""
         self._engine.kill()
         self._report.finish("cancelled", cause, patience_s=0.0)
-        remove_scratch(self._order)
+        remove_scratch(self._order.scratch)
         sys.stderr.flush()
         os._exit(0)
 
 
-def remove_scratch(order: RunOrder) -> None:
-    """Delete the run's caches; whatever cannot be deleted is left to the hub's retention."""
-    with contextlib.suppress(OSError):
-        shutil.rmtree(order.scratch, ignore_errors=True)
+def remove_scratch(folder: Path) -> None:
+    """Delete a run's caches; whatever cannot be deleted is left to the hub's retention."""
+    shutil.rmtree(folder, ignore_errors=True)

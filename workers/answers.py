@@ -1,0 +1,208 @@
+"""What each request over the socket means: one method per operation, named as the client names it.
+
+Answers are plain JSON values, queries are Arrow. Values from outside are checked here or in the function they go to;
+nothing that a client sends names a program, a file or SQL.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from hybrid_core.adaptive.history import HistoryRow
+from hybrid_core.adaptive.recommend import recommend
+from hybrid_core.config import RunConfig, choose_workload
+from hybrid_core.errors import HubUnavailable, InvalidInput
+from hybrid_core.handover import recipe_code, recipe_json
+from hybrid_core.records import Recipe, RunState, Subject, Workload, to_json
+from storage.connection import Database
+from storage.queries import run_query
+from storage.recommendations import load_recommendations, store_recommendations
+from storage.runs import create_run, open_runs, request_cancel
+from workers.catalog import CatalogKeeper
+from workers.paths import DataPaths
+from workers.submission import check_submission, find_device, find_model
+
+# Below this a run is refused: its spool, compiler caches and the database could not be written to the end.
+MIN_FREE_BYTES = 200 << 20
+MAX_TEXT = 200
+
+
+class Answers:
+    """The hub's side of every operation; called from many threads at once."""
+
+    def __init__(
+        self,
+        db: Database,
+        paths: DataPaths,
+        catalog: CatalogKeeper,
+        banner: Callable[[], list[str]],
+        wake: Callable[[], None],
+        stop: Callable[[], None],
+    ) -> None:
+        self._db, self._paths, self._catalog = db, paths, catalog
+        self._banner, self._wake, self._stop = banner, wake, stop
+        self._started_at = time.time()
+        self._operations: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+            "ping": lambda _: "pong",
+            "submit": self.submit,
+            "cancel": self.cancel,
+            "catalog": lambda _: self._catalog.get(),
+            "recommend": self.recommend,
+            "handover": self.handover,
+            "status": lambda _: self.status(),
+            "stop": lambda _: self.stop(),
+        }
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[Any, bytes | None]:
+        """Answer one request.
+
+        Raises:
+            HybridError: the sentence for the one who asked.
+        """
+        operation = request.get("op")
+        if operation == "query":
+            return None, self.query(request)
+        if not isinstance(operation, str) or operation not in self._operations:
+            known = ", ".join(sorted([*self._operations, "query"]))
+            raise InvalidInput(f"op={operation!r:.60} is unknown; use one of {known}")
+        return self._operations[operation](request), None
+
+    def submit(self, request: Mapping[str, Any]) -> str:
+        """Queue a run and return its id."""
+        checked = check_submission(request.get("config"), self._catalog.get())
+        if (refusal := self.disk_problem()) is not None:
+            raise HubUnavailable(f"no run can be started: {refusal}")
+        run_id = create_run(
+            self._db, to_json(checked.config), to_json(checked.subject), _text(request, "token"), checked.family
+        )
+        self._wake()
+        return run_id
+
+    def cancel(self, request: Mapping[str, Any]) -> str:
+        """Ask a run to stop, and say what that means now."""
+        run_id = _text(request, "run_id")
+        before = {run.run_id: run.state for run in open_runs(self._db)}.get(run_id)
+        state = request_cancel(self._db, run_id)
+        self._wake()
+        if before is None:
+            return f"Run {run_id} was over already: it is {state}."
+        if state == RunState.RUNNING:
+            return f"Run {run_id} is being cancelled; what it has measured is kept."
+        return f"Run {run_id} was cancelled before it started."
+
+    def query(self, request: Mapping[str, Any]) -> bytes:
+        """One named query as an Arrow stream."""
+        params = request.get("params") or {}
+        if not isinstance(params, Mapping):
+            raise InvalidInput(f"params={params!r:.60} is not allowed; give an object")
+        table = run_query(self._db, _text(request, "name"), params)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return bytes(sink.getvalue())
+
+    def recommend(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What was last worked out for this model, workload and device; works it out where nothing was."""
+        catalog = self._catalog.get()
+        model = find_model(catalog, request.get("model"))
+        device = find_device(catalog, request.get("device") or "cpu")["id"]
+        workload = _text(request, "workload")
+        stored = load_recommendations(self._db, model["name"], workload, device)
+        return stored or self._work_out(model, workload, device)
+
+    def refresh_recommendations(self) -> None:
+        """Work out what to try next for every model, workload and device of the catalog."""
+        catalog = self._catalog.get_if_ready()
+        if catalog is None:
+            return
+        for model in catalog["models"]:
+            workloads = {w["name"] for size in model["sizes"] for w in model["workloads"][size]}
+            for device in catalog["devices"]:
+                for workload in ("", *sorted(workloads)):
+                    found = self._work_out(model, workload, device["id"])
+                    if found != load_recommendations(self._db, model["name"], workload, device["id"]):
+                        store_recommendations(self._db, model["name"], workload, device["id"], found)
+
+    def handover(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The winner of a finished run as JSON and as code."""
+        run_id = _text(request, "run_id")
+        rows = run_query(self._db, "run", {"run_id": run_id}).to_pylist()
+        if not rows:
+            raise InvalidInput(f"run {run_id!r:.60} does not exist; list the runs to see the ids")
+        run = rows[0]
+        if run["winner_key"] is None:
+            raise InvalidInput(
+                f"run {run_id} is {run['state']} and has no winner to hand over; wait for a finished run"
+            )
+        subject, recipe = self._subject(run), Recipe.from_key(run["winner_key"])
+        measurement = self._winner_measurement(run)
+        facts = {"run_id": run_id, **to_json(subject), "ended_at": run["ended_at"], "method": run["method"]}
+        environment = measurement.get("environment", {}) if measurement else {}
+        return {
+            "recipe_json": recipe_json(facts, recipe, measurement or {}, environment),
+            "code": recipe_code(subject, recipe, measurement),
+        }
+
+    def status(self) -> dict[str, Any]:
+        """Health in plain values; `banner` is empty when all is well."""
+        runs = open_runs(self._db)
+        disk = self.disk_problem()
+        return {
+            "data_folder": str(self._paths.root),
+            "started_at": self._started_at,
+            "uptime_s": time.time() - self._started_at,
+            "catalog": self._catalog.state,
+            "queued": sum(run.state == RunState.QUEUED for run in runs),
+            "running": sum(run.state == RunState.RUNNING for run in runs),
+            "read_only": disk is not None,
+            "banner": " ".join(f"{s[:1].upper()}{s[1:]}." for s in [*([disk] if disk else []), *self._banner()]),
+            "log": str(self._paths.hub_log),
+        }
+
+    def stop(self) -> str:
+        """End the hub; runs that work are cancelled, runs that wait are kept."""
+        runs = open_runs(self._db)
+        waiting = sum(run.state == RunState.QUEUED for run in runs)
+        self._stop()
+        kept = f" {waiting} waiting run(s) stay in the queue for the next start." if waiting else ""
+        return f"The hub ends; {len(runs) - waiting} running run(s) are cancelled.{kept}"
+
+    def disk_problem(self) -> str | None:
+        """Why nothing new may be written, None when there is room."""
+        free = shutil.disk_usage(self._paths.root).free
+        if free >= MIN_FREE_BYTES:
+            return None
+        return f"read-only: {free >> 20} MB are free beside {self._paths.root}, {MIN_FREE_BYTES >> 20} are needed; free space"
+
+    def _work_out(self, model: Mapping[str, Any], workload: str, device: str) -> list[dict[str, Any]]:
+        rows = run_query(self._db, "history", {"family": model["family"]}).to_pylist()
+        found = recommend([HistoryRow.from_row(r) for r in rows], model["family"], workload=workload, device=device)
+        return [{**to_json(item), "key": item.recipe.key} for item in found]
+
+    def _subject(self, run: Mapping[str, Any]) -> Subject:
+        """What the run measured; its workload is looked up by name in the catalog."""
+        config = RunConfig.from_json(json.loads(run["config_json"]))
+        workloads = find_model(self._catalog.get(), config.model)["workloads"].get(run["size"], [])
+        if not workloads:
+            raise InvalidInput(f"size {run['size']!r} of model {config.model} is no longer in the registry")
+        workload = choose_workload(tuple(Workload.from_json(w) for w in workloads), run["workload"])
+        return Subject(run["model"], run["size"], workload, run["device"], run["threads"], config.seed)
+
+    def _winner_measurement(self, run: Mapping[str, Any]) -> dict[str, Any] | None:
+        trial_id = json.loads(run["result_json"] or "{}").get("winner_trial_id")
+        rows = run_query(self._db, "trial", {"trial_id": trial_id}).to_pylist() if trial_id else []
+        text = rows[0]["measurement_json"] if rows else None
+        return dict(json.loads(text)) if text else None
+
+
+def _text(request: Mapping[str, Any], name: str) -> str:
+    value = request.get(name) or ""
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        raise InvalidInput(f"{name}={value!r:.60} is not allowed; use text of at most {MAX_TEXT} characters")
+    return value

@@ -1,0 +1,107 @@
+"""Prints what can be chosen, as one JSON object: models, strategies, methods, devices, environment.
+
+The hub lives beside every measurement and must not import torch, yet only torch can say which settings this machine
+offers. So the hub runs this short process once at its start and keeps what it printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import sys
+from typing import Any
+
+from hybrid_core.records import to_json
+from workers.devices import cpu_title, default_threads, usable_cores
+
+METHOD_SENTENCES = {
+    "tournament": "Small groups of candidates are drawn, and the fittest of each group becomes a parent.",
+    "roulette": "Each candidate's chance to become a parent is its share of the fitness.",
+    "rank": "The chance to become a parent follows the candidate's place in the ranking, not the size of its lead.",
+    "rl": "A small policy, trained during the run on what was measured, chooses what to combine next.",
+}
+
+
+def build_catalog() -> dict[str, Any]:
+    """The whole catalog as plain JSON values."""
+    from hybrid_core.models.registry import ENTRIES
+    from hybrid_core.strategies.registry import STRATEGIES
+
+    devices = describe_devices()
+    return {
+        "models": [describe_model(entry) for entry in ENTRIES],
+        "strategies": [describe_strategy(strategy, [d["id"] for d in devices]) for strategy in STRATEGIES],
+        "selection_methods": [{"name": name, "sentence": text} for name, text in METHOD_SENTENCES.items()],
+        "devices": devices,
+        "environment": describe_environment(),
+    }
+
+
+def describe_model(entry: Any) -> dict[str, Any]:
+    """One model of the registry with its workloads and facts per size."""
+    return {
+        "name": entry.name,
+        "family": entry.family,
+        "title": entry.title,
+        "description": entry.description,
+        "sizes": list(entry.sizes),
+        "workloads": {size: [{**to_json(w), "label": w.label} for w in entry.workloads(size)] for size in entry.sizes},
+        "facts": {size: to_json(entry.facts(size)) for size in entry.sizes},
+    }
+
+
+def describe_strategy(strategy: Any, devices: list[str]) -> dict[str, Any]:
+    """One strategy with its settings; `unavailable` speaks of the first device, `unavailable_on` of each."""
+    settings = []
+    for setting in strategy.settings:
+        reasons = {device: strategy.unavailable(setting.name, device) for device in devices}
+        settings.append({**to_json(setting), "unavailable": reasons[devices[0]], "unavailable_on": reasons})
+    return {
+        "name": strategy.name,
+        "title": strategy.title,
+        "purpose": strategy.purpose,
+        "claimed": dict(strategy.claimed),
+        "settings": settings,
+        "conflicts": to_json(strategy.conflicts),
+    }
+
+
+def describe_devices() -> list[dict[str, Any]]:
+    """Where a run can be measured; `threads` is the default, `max_threads` what may be asked for."""
+    import torch
+
+    common = {"threads": default_threads(), "max_threads": usable_cores()}
+    devices: list[dict[str, Any]] = [{"id": "cpu", "title": cpu_title(), **common}]
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            facts = torch.cuda.get_device_properties(index)
+            devices.append({"id": f"cuda:{index}", "title": facts.name, "uuid": f"GPU-{facts.uuid}", **common})
+    return devices
+
+
+def describe_environment() -> dict[str, Any]:
+    """What the numbers of this machine depend on."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.platform(),
+        "cpu": cpu_title(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": usable_cores(),
+        "cuda": torch.version.cuda,
+    }
+
+
+def main() -> int:
+    """Print the catalog and nothing else: what imports print goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr):
+        catalog = build_catalog()
+    json.dump(catalog, sys.stdout, allow_nan=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,13 +11,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hybrid_core.candidates import CandidateSelector as CandidateSelector
+    from hybrid_core.application import apply_recipe as apply_recipe
+    from hybrid_core.candidate_selector import CandidateSelector as CandidateSelector
     from hybrid_core.candidates import HybridOptimizationStrategy as HybridOptimizationStrategy
     from hybrid_core.config import HybridOptimizationConfig as HybridOptimizationConfig
     from hybrid_core.core import HybridOptimizationCore as HybridOptimizationCore
     from hybrid_core.core import create_hybrid_optimization_core as create_hybrid_optimization_core
     from hybrid_core.models.registry import get_all_models as get_all_models
-    from hybrid_core.module_inputs import apply_recipe as apply_recipe
     from hybrid_core.rl.environment import OptimizationEnvironment as OptimizationEnvironment
     from hybrid_core.rl.networks import PolicyNetwork as PolicyNetwork
     from hybrid_core.rl.networks import ValueNetwork as ValueNetwork
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hybrid_core.universal import create_universal_optimizer as create_universal_optimizer
 
 _HOME = {
-    "CandidateSelector": "hybrid_core.candidates",
+    "CandidateSelector": "hybrid_core.candidate_selector",
     "HybridOptimizationConfig": "hybrid_core.config",
     "HybridOptimizationCore": "hybrid_core.core",
     "HybridOptimizationStrategy": "hybrid_core.candidates",
@@ -35,7 +35,7 @@ _HOME = {
     "PolicyNetwork": "hybrid_core.rl.networks",
     "UniversalModelOptimizer": "hybrid_core.universal",
     "ValueNetwork": "hybrid_core.rl.networks",
-    "apply_recipe": "hybrid_core.module_inputs",
+    "apply_recipe": "hybrid_core.application",
     "create_hybrid_optimization_core": "hybrid_core.core",
     "create_universal_optimizer": "hybrid_core.universal",
     "get_all_models": "hybrid_core.models.registry",

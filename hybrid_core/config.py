@@ -208,7 +208,9 @@ def _check_number(name: str, value: Any, bounds: tuple[float, float, bool, bool]
 
 def _checked_strategies(names: Any) -> tuple[str, ...]:
     if isinstance(names, str) or not isinstance(names, list | tuple) or not names:
-        raise InvalidInput(f"optimization_strategies={names!r:.60} is not allowed; list one or more of {STRATEGY_NAMES}")
+        raise InvalidInput(
+            f"optimization_strategies={names!r:.60} is not allowed; list one or more of {STRATEGY_NAMES}"
+        )
     for name in names:
         if name not in STRATEGY_NAMES:
             raise InvalidInput(_not_one_of("optimization_strategies", name, STRATEGY_NAMES))

@@ -137,9 +137,7 @@ class Answers:
             raise InvalidInput(f"run {run_id!r:.60} does not exist; list the runs to see the ids")
         run = rows[0]
         if run["winner_key"] is None:
-            raise InvalidInput(
-                f"run {run_id} is {run['state']} and has no winner to hand over; wait for a finished run"
-            )
+            raise InvalidInput(f"run {run_id} is {run['state']} and has no winner; choose a finished run")
         subject, recipe = self._subject(run), Recipe.from_key(run["winner_key"])
         measurement = self._winner_measurement(run)
         facts = {"run_id": run_id, **to_json(subject), "ended_at": run["ended_at"], "method": run["method"]}
@@ -161,7 +159,7 @@ class Answers:
             "queued": sum(run.state == RunState.QUEUED for run in runs),
             "running": sum(run.state == RunState.RUNNING for run in runs),
             "read_only": disk is not None,
-            "banner": " ".join(f"{s[:1].upper()}{s[1:]}." for s in [*([disk] if disk else []), *self._banner()]),
+            "banner": " ".join(_sentence(text) for text in [*([disk] if disk else []), *self._banner()]),
             "log": str(self._paths.hub_log),
         }
 
@@ -178,7 +176,8 @@ class Answers:
         free = shutil.disk_usage(self._paths.root).free
         if free >= MIN_FREE_BYTES:
             return None
-        return f"read-only: {free >> 20} MB are free beside {self._paths.root}, {MIN_FREE_BYTES >> 20} are needed; free space"
+        needed = MIN_FREE_BYTES >> 20
+        return f"read-only: {free >> 20} MB are free beside {self._paths.root}, {needed} are needed; free space"
 
     def _work_out(self, model: Mapping[str, Any], workload: str, device: str) -> list[dict[str, Any]]:
         rows = run_query(self._db, "history", {"family": model["family"]}).to_pylist()
@@ -199,6 +198,10 @@ class Answers:
         rows = run_query(self._db, "trial", {"trial_id": trial_id}).to_pylist() if trial_id else []
         text = rows[0]["measurement_json"] if rows else None
         return dict(json.loads(text)) if text else None
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _text(request: Mapping[str, Any], name: str) -> str:

@@ -54,7 +54,7 @@ def device_card(device: dict, span_s: int) -> None:
     held = tables.processes_table(device.get("processes"))
     if not held.empty:
         st.markdown("Processes on this GPU")
-        tables.draw(held, f"processes_{device['device']}", "Processes that hold memory on this GPU", column_config=None)
+        tables.draw(held, f"processes_{device['device']}", "Processes that hold memory on this GPU")
 
 
 def history(device: dict, kind: str, span_s: int) -> None:
@@ -87,7 +87,7 @@ def body(span_s: int) -> None:
         st.subheader("Workers")
         workers = query("workers")
         if workers:
-            tables.draw(tables.workers_table(workers), "workers_table", "Processes that measure", column_config=None)
+            tables.draw(tables.workers_table(workers), "workers_table", "Processes that measure")
         else:
             st.caption("No worker is running; one starts with the next run.")
 

@@ -30,7 +30,7 @@ def now() -> None:
         elif not queued:
             st.caption("Nothing is being measured at the moment.")
         for place, run in enumerate(reversed(queued), 1):
-            label = f"Queued, place {place}: {run_title(run)}"
+            label = f"Place {place} in the queue: {run_title(run)}"
             st.page_link("pages/live.py", label=label, query_params={"run": run["run_id"]})
 
 

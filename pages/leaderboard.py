@@ -8,22 +8,21 @@ from pages.components.states import asked_for, empty
 from pages.components.tables import run_title
 
 LIMIT = 200
+ALL = "all"
 
 
-def filter_by(param: str, label: str, titles: dict[str, str]) -> str:
-    """A filter bound to the address; an unknown value there is explained and ignored."""
-    asked_for(param, list(titles), label.lower())
-    options = ["", *titles]
-    return st.selectbox(
-        label, options, key=param, bind="query-params", format_func=lambda o: titles.get(o, "all") if o else "all"
-    )
+def filter_by(param: str, label: str, names: list[str]) -> str:
+    """A filter bound to the address by plain names; an unknown one there is explained and ignored."""
+    asked_for(param, [ALL, *names], f"the {label.lower()}")
+    chosen = st.selectbox(label, [ALL, *names], key=param, bind="query-params")
+    return "" if chosen == ALL else chosen
 
 
 st.title("Leaderboard")
 known = catalog()
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    model = filter_by("model", "Model", {m["name"]: m.get("title") or m["name"] for m in known["models"]})
-    device = filter_by("device", "Device", {d["id"]: d.get("title") or d["id"] for d in known["devices"]})
+    model = filter_by("model", "Model", [m["name"] for m in known["models"]])
+    device = filter_by("device", "Device", [d["id"] for d in known["devices"]])
 
 rows = query("leaderboard", model=model, device=device, limit=LIMIT)
 
@@ -43,7 +42,7 @@ else:
         "Winners across runs, the fittest first",
         on_select="rerun",
         selection_mode="single-row",
-        height=min(560, 80 + 36 * len(rows)),
+        height="auto" if len(rows) < 12 else 480,
     )
     chosen = [rows[i] for i in picked.selection.rows if i < len(rows)]
     if chosen:

@@ -1,6 +1,7 @@
 """Live: watch one run; the part that changes refreshes itself, everything else stays still."""
 
 import time
+from typing import Any
 
 import streamlit as st
 
@@ -15,11 +16,11 @@ from pages.components.tables import draw, landed_table, run_title
 HISTORY_S = 120
 
 
-def what_happens(run: dict) -> None:
+def what_happens(run: dict[str, Any]) -> None:
     """The sentence of the search, and the candidate and phase of the moment."""
     progress = run.get("progress") or {}
     progress_bar(run)
-    worker = next((w for w in query("workers") if w["run_id"] == run["run_id"]), None)
+    worker = next((w for w in query("workers") if w["run_id"] == run["run_id"] and w["state"] == "active"), None)
     parts = [plain(progress["sentence"])] if progress.get("sentence") else []
     if worker and worker.get("current_trial"):
         key = str(worker["current_trial"]).split(":", 2)[-1]
@@ -30,39 +31,23 @@ def what_happens(run: dict) -> None:
     st.markdown(" ".join(parts) or "The worker is starting.")
 
 
-def numbers(run: dict) -> None:
+def numbers(run: dict[str, Any]) -> None:
     """Best so far and the device, side by side."""
     progress = run.get("progress") or {}
     samples = query("device_samples", device=run["device"], since=time.time() - HISTORY_S, max_points=120)
     busy = [s["utilization_percent"] for s in samples if is_number(s.get("utilization_percent"))]
     memory = [s["memory_used_bytes"] for s in samples if is_number(s.get("memory_used_bytes"))]
     best = progress.get("best_fitness")
-    with st.grid(4, min_column_width=170):
-        title = "Best fitness so far"
-        st.metric(
-            title,
-            f"{best:.3f}" if is_number(best) else "none yet",
-            border=True,
-            height="stretch",
-            help=recipe_text(progress.get("best_key")) if progress.get("best_key") else None,
-        )
-        counts = f"{run.get('trials_ok') or 0} measured, {run.get('trials_failed') or 0} failed"
-        st.metric("Candidates", run.get("trials") or 0, help=counts, border=True, height="stretch")
-        st.metric(
-            "Device busy",
-            percent(busy[-1] / 100, digits=0) if busy else "unknown",
-            border=True,
-            chart_data=busy,
-            height="stretch",
-            help="Share of the last sample in which the device had work.",
-        )
-        st.metric(
-            "Memory in use",
-            bytes_text(memory[-1]) if memory else "unknown",
-            border=True,
-            chart_data=[m / 2**30 for m in memory],
-            height="stretch",
-        )
+    counts = f"{run.get('trials_ok') or 0} measured, {run.get('trials_failed') or 0} failed"
+    leader = recipe_text(progress["best_key"]) if progress.get("best_key") else "none yet"
+    quiet: dict[str, Any] = {"delta_color": "gray", "delta_arrow": "off", "border": True, "height": "stretch"}
+    with st.grid(4, min_column_width=200):
+        st.metric("Best fitness so far", f"{best:.3f}" if is_number(best) else "none yet", plain(leader, 60), **quiet)
+        st.metric("Candidates", run.get("trials") or 0, counts, **quiet)
+        now = percent(busy[-1] / 100, digits=0) if busy else "unknown"
+        st.metric("Device busy", now, chart_data=busy, help="Share of time in use, last two minutes.", **quiet)
+        now = bytes_text(memory[-1]) if memory else "unknown"
+        st.metric("Memory in use", now, chart_data=[m / 2**30 for m in memory], help="Of the whole device.", **quiet)
 
 
 def body(run_id: str, was_over: bool) -> None:

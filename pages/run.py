@@ -9,17 +9,19 @@ from pages.components.cards import TERMINAL, state_badge_line, verdict_sentence
 from pages.components.hub import find_run, query
 from pages.components.states import asked_for, empty, guard, run_from_address, unknown_run
 
-SHOWN = {"all": "All", "ok": "Measured", "failed": "Failed"}
+SHOWN = ("all", "measured", "failed")
+ACCURACIES = {"any": 0.0, "90 %": 0.9, "95 %": 0.95, "98 %": 0.98, "99 %": 0.99}
 
 
 def pareto_part(run: dict[str, Any], trials: list[dict[str, Any]]) -> None:
     """Speed against memory, with an accuracy filter that lives in the address."""
     st.subheader("Speed against memory")
     text = "Candidates that kept less than this are faded."
-    least = st.slider(
-        "Accuracy kept, at least (%)", 0.0, 100.0, 0.0, 0.5, key="accuracy", bind="query-params", help=text
-    )
-    figure = charts.pareto(trials, run.get("winner_key"), least / 100)
+    least = st.segmented_control(
+        "Accuracy kept, at least", list(ACCURACIES), default="any", required=True, key="accuracy",
+        bind="query-params", help=text,
+    )  # fmt: skip
+    figure = charts.pareto(trials, run.get("winner_key"), ACCURACIES[least])
     alt = "Speed and memory of all measured candidates relative to the baseline, with the Pareto front as a step line"
     st.plotly_chart(figure, key="run_pareto", config=charts.CONFIG, alt=alt)
     st.caption("Up and right is better. The front is what no other candidate beats in both, the baseline included.")
@@ -28,10 +30,8 @@ def pareto_part(run: dict[str, Any], trials: list[dict[str, Any]]) -> None:
 def candidates_part(trials: list[dict[str, Any]]) -> None:
     """All trials, failures with their reasons."""
     st.subheader("All candidates")
-    shown = st.segmented_control(
-        "Show", list(SHOWN), format_func=SHOWN.get, default="all", required=True, key="show", bind="query-params"
-    )
-    rows = [t for t in trials if shown == "all" or (t["outcome"] == "ok") == (shown == "ok")]
+    shown = st.segmented_control("Show", SHOWN, default="all", required=True, key="show", bind="query-params")
+    rows = [t for t in trials if shown == "all" or (t["outcome"] == "ok") == (shown == "measured")]
     if rows:
         tables.draw(tables.trials_table(rows), "run_trials", "All trials of this run with their outcomes and reasons")
     else:
@@ -40,7 +40,8 @@ def candidates_part(trials: list[dict[str, Any]]) -> None:
 
 st.title("Result")
 run_id = run_from_address("pages/run.py")
-asked_for("show", list(SHOWN), "the filter")
+asked_for("show", SHOWN, "the filter")
+asked_for("accuracy", list(ACCURACIES), "the accuracy")
 run = find_run(run_id)
 trials = query("trials", run_id=run_id) if run else []
 
@@ -61,7 +62,7 @@ else:
         with guard("the table of candidates"):
             candidates_part(trials)
         with guard("one candidate"):
-            details.candidate(run_id, trials)
+            details.candidate(run, trials)
     if run["state"] == "finished":
         with guard("what to take away"):
             details.take_away(run_id)

@@ -40,18 +40,27 @@ def refresh_s() -> float | None:
 def progress_bar(run: Row, now: float | None = None) -> None:
     """How far a run is, from its budget and its own counts, and the time left."""
     progress = run.get("progress") or {}
-    started, budget = run.get("started_at"), run.get("budget_s")
+    started = run.get("started_at")
     if not is_number(started):
         st.progress(0.0, text="Waiting for the device to become free")
         return
     elapsed = max(0.0, (time.time() if now is None else now) - float(started or 0))
+    left = time_left(run, elapsed)
+    share = elapsed / (elapsed + left) if left else 0.99
     done, planned = progress.get("done"), progress.get("planned")
-    left = max(0.0, float(budget) - elapsed) if is_number(budget) else None
-    share = elapsed / float(budget) if is_number(budget) and budget else 0.0
     text = f"{duration(left)} left at most" if left else "finishing"
     if is_number(done):
         text += f", {done} of {planned} candidates" if is_number(planned) else f", {done} candidates"
     st.progress(min(0.99, max(0.0, share)), text=text)
+
+
+def time_left(run: Row, elapsed_s: float) -> float:
+    """Seconds a run may still take: what the search itself expects, never more than its budget allows."""
+    progress, budget = run.get("progress") or {}, run.get("budget_s")
+    bounds = [float(budget)] if is_number(budget) else []
+    if is_number(progress.get("elapsed_s")) and is_number(progress.get("remaining_s")):
+        bounds.append(float(progress["elapsed_s"]) + float(progress["remaining_s"]))
+    return max(0.0, min(bounds) - elapsed_s) if bounds else 0.0
 
 
 def run_card(run: Row) -> None:
@@ -117,32 +126,27 @@ def state_badge_line(run: Row) -> None:
 
 def recommendation_card(model: Row, row: Row, position: int) -> None:
     """One recommendation with its evidence, and the button that fills the form."""
-    key = str(row.get("recipe_key") or row.get("key") or "")
-    if not key and isinstance(row.get("recipe"), Mapping):
-        key = Recipe.from_dict(row["recipe"]).key
+    recipe = Recipe.from_dict(row["recipe"])
     with st.container(border=True, height="stretch"):
         st.markdown(f"**{plain(model.get('title') or model.get('name'))}**")
-        st.markdown(plain(recipe_text(key)))
-        st.caption(plain(evidence(row)))
+        st.markdown(plain(recipe_text(recipe.key)))
+        is_claim = row.get("source") != "history"
+        count = int(row.get("n") or 0)
+        times = "a claim, not measured yet" if is_claim else f"measured {count} time{'' if count == 1 else 's'}"
+        st.badge(times, color="gray" if is_claim else "blue")
+        st.caption(plain(evidence(row), 500))
         st.space("stretch")
-        strategies = [step.strategy for step in Recipe.from_key(key).steps] if "=" in key else []
         if st.button("Try this", key=f"try_{model.get('name')}_{position}", icon=":material/tune:"):
-            params = {"model": str(model["name"]), "strategies": ",".join(strategies)}
-            st.switch_page("pages/optimize.py", query_params={k: v for k, v in params.items() if v})
+            params = {"model": str(model["name"]), "strategies": ",".join(recipe.strategies)}
+            st.switch_page("pages/optimize.py", query_params=params)
 
 
 def evidence(row: Row) -> str:
-    """On what a recommendation rests: how many measurements with which interval, or the document."""
-    sentence = str(row.get("sentence") or row.get("reason") or "").strip()
-    speed = row.get("speed") or row.get("speed_improvement")
-    count = row.get("n", row.get("samples"))
-    if row.get("source") == "document":
-        return f"{sentence} Source: the document, not yet measured here.".strip()
-    if isinstance(speed, Mapping):
-        text = f"speed {ratio(speed.get('value'), speed.get('low'), speed.get('high'))}"
-        known = f"From {count} earlier measurement{'' if count == 1 else 's'} of this family: {text}."
-        return f"{known} {sentence}".strip()
-    return sentence or "No measurement yet."
+    """On what a recommendation rests: its own sentence, or the number it carries."""
+    if row.get("sentence"):
+        return str(row["sentence"])
+    speed = row.get("speed") or {}
+    return f"Speed {ratio(speed.get('value'), speed.get('low'), speed.get('high'))}."
 
 
 def _run(run: Row) -> dict[str, str]:

@@ -39,6 +39,7 @@ def best_so_far(trials: Sequence[Row], started_at: float | None, baseline: float
     start = started_at if is_number(started_at) else min((_ended_at(t) for t in shown), default=0.0)
     scale, unit = _time_scale(max((_ended_at(t) - start for t in shown), default=0.0))
     figure = _figure(f"time since start ({unit})", FITNESS_AXIS, "best_so_far", note)
+    figure.update_xaxes(rangemode="tozero")
     scored = [t for t in shown if t.get("outcome") == "ok" and is_number(t.get("fitness"))]
     if is_number(baseline):
         _baseline_line(figure, y=float(baseline))
@@ -59,7 +60,7 @@ def best_so_far(trials: Sequence[Row], started_at: float | None, baseline: float
             error_y=_errors(rows, "fitness"),
             mode="markers",
             name=name,
-            marker=_marker(symbol, FADED if name.startswith("over") else MEASURED, is_open=name == "search"),
+            marker=_marker(symbol, FADED if name.startswith("outside") else MEASURED, is_open=name == "search"),
             hovertext=[_hover(t) for t in rows],
             hoverinfo="text",
         )
@@ -150,7 +151,7 @@ def history(
     """One quantity of a device over the last minutes; gaps where it was unknown."""
     shown, note = _thinned(rows)
     now = max((r["time"] for r in shown), default=0.0)
-    figure = _figure("time (minutes before now)", f"{title} ({unit})", f"history_{column}", note)
+    figure = _figure("time (min, 0 is the latest sample)", f"{title} ({unit})", f"history_{column}", note)
     figure.add_scatter(
         x=[(r["time"] - now) / 60 for r in shown],
         y=[r[column] * scale if is_number(r.get(column)) else None for r in shown],
@@ -160,8 +161,7 @@ def history(
         hovertemplate="%{y:.4g} " + unit + ", %{x:.1f} min<extra></extra>",
         showlegend=False,
     )
-    if is_number(top):
-        figure.update_yaxes(range=[0, float(top) * scale])
+    figure.update_yaxes(range=[0, float(top) * scale] if is_number(top) else None, rangemode="tozero")
     figure.update_layout(height=220)
     return figure
 
@@ -204,8 +204,8 @@ def _figure(x_title: str, y_title: str, revision: str, note: str = "") -> go.Fig
         uirevision=revision,
         hoverlabel={"align": "left"},
     )
-    figure.update_xaxes(title={"text": x_title, "standoff": 8}, automargin=True, zeroline=False)
-    figure.update_yaxes(title={"text": y_title, "standoff": 8}, automargin=True, zeroline=False)
+    figure.update_xaxes(title={"text": x_title, "standoff": 10}, automargin=True, zeroline=False)
+    figure.update_yaxes(title={"text": y_title, "standoff": 12}, automargin=True, zeroline=False)
     return figure
 
 

@@ -22,6 +22,7 @@ from pages.components.format import (
     percent,
     plain,
     recipe_text,
+    said_verdict,
     verdict_word,
 )
 from pages.components.hub import hub, query
@@ -36,27 +37,28 @@ def winner(run: Row, result: Row, trials: Sequence[Row]) -> None:
     with st.container(border=True):
         if is_baseline:
             st.markdown("### The untouched model stays")
-            reason = plain(result.get("stop_reason")) or "No candidate was better within the accuracy bound"
-            st.markdown(f"Nothing beat it on this machine: {reason}. That is a normal and useful result.")
+            reason = plain(result.get("sentence") or "nothing beat it within the bounds", 600).rstrip("\\.")
+            st.markdown(f"{reason}. That is a normal and useful result.")
         else:
             st.markdown(f"### {plain(recipe_text(run['winner_key']))}")
-        floor = result.get("noise_floor")
+            if result.get("sentence"):
+                st.markdown(plain(result["sentence"], 600))
         with st.grid(4, min_column_width=190):
             for name, title in (("speed", "Speed"), ("memory", "Memory"), ("accuracy", "Accuracy kept")):
-                _ratio_metric(run, name, title, floor)
+                _ratio_metric(run, result, name, title)
             _fitness_metric(run)
         st.caption(plain(_evidence(run, result, trials), 600))
 
 
-def candidate(run_id: str, trials: Sequence[Row]) -> None:
-    """One trial up close; which one lives in the address."""
+def candidate(run: Row, trials: Sequence[Row]) -> None:
+    """One trial up close, the winner's at first; which one lives in the address, in words."""
     st.subheader("One candidate up close")
-    by_id = {str(t["trial_id"]): t for t in trials}
-    asked_for("trial", list(by_id), "the candidate")
-    chosen = st.selectbox(
-        "Candidate", list(by_id), key="trial", bind="query-params", format_func=lambda i: _trial_title(by_id[i])
-    )
-    trial = by_id[chosen]
+    by_title = {_trial_title(t): t for t in trials}
+    titles = list(by_title)
+    asked_for("candidate", titles, "the candidate")
+    winners = [i for i, t in enumerate(by_title.values()) if t.get("recipe_key") == run.get("winner_key")]
+    first = winners[-1] if winners else 0
+    trial = by_title[st.selectbox("Candidate", titles, index=first, key="candidate", bind="query-params")]
     if trial["outcome"] != "ok":
         where = f" while it was at '{plain(trial.get('stage'))}'" if trial.get("stage") else ""
         st.markdown(f"**{plain(outcome_text(trial['outcome']))}**{where}: {plain(trial.get('reason'), 600)}")
@@ -71,7 +73,7 @@ def candidate(run_id: str, trials: Sequence[Row]) -> None:
     st.table({name: plain(value) for name, value in _facts(trial).items()}, border="horizontal")
     for change in trial.get("changes") or []:
         st.markdown(f"- {plain(change, 500)}")
-    _samples(chosen)
+    _samples(str(trial["trial_id"]))
 
 
 def take_away(run_id: str) -> None:
@@ -92,7 +94,7 @@ def search(run: Row, result: Row) -> None:
     """Stop reason, selection details and the configuration, for whoever wants to repeat the run."""
     with st.expander("How it was searched"):
         if result.get("stop_reason"):
-            st.markdown(f"Stopped because: {plain(result['stop_reason'], 500)}.")
+            st.markdown(f"Why it stopped: {plain(result['stop_reason'], 500)}")
         facts = {
             "Selection": run.get("method"),
             "Iterations": result.get("iterations"),
@@ -107,9 +109,9 @@ def search(run: Row, result: Row) -> None:
         st.json(run.get("config") or {}, expanded=False)
 
 
-def _ratio_metric(run: Row, name: str, title: str, floor: Any) -> None:
+def _ratio_metric(run: Row, result: Row, name: str, title: str) -> None:
     value, low, high = run.get(name), run.get(f"{name}_low"), run.get(f"{name}_high")
-    word = verdict_word(name, value, low, high, floor if name == "speed" else 0.0)
+    word = said_verdict(result, name) or verdict_word(name, value, low, high, result.get("noise_floor"))
     if name == "accuracy":
         shown, ends = percent(value), percent(value, low, high).partition(" % ")[2]
     else:

@@ -47,12 +47,16 @@ def read_values(catalog: Mapping[str, Any]) -> run_form.Values:
     """What the form holds now, selections that are no longer offered replaced by the first that is."""
     state = st.session_state
     values = {name: state.get(key_of(name)) for name in run_form.default_values(catalog)}
-    values["strategies"] = [s["name"] for s in catalog["strategies"] if state.get(key_of(f"use_{s['name']}"))]
     model = next((m for m in catalog["models"] if m["name"] == values["model"]), catalog["models"][0])
     values["model"] = _offered("model", [m["name"] for m in catalog["models"]])
     values["size"] = _offered("size", model["sizes"])
     values["workload"] = _offered("workload", run_form.workload_names(model, values["size"]))
     values["device"] = _offered("device", [d["id"] for d in catalog["devices"]])
+    values["strategies"] = [
+        s["name"]
+        for s in catalog["strategies"]
+        if state.get(key_of(f"use_{s['name']}")) and run_form.is_available(s, values["device"])
+    ]
     values["method"] = _offered("method", [m["name"] for m in catalog["selection_methods"]])
     return values
 
@@ -75,7 +79,9 @@ def subject(catalog: Mapping[str, Any], values: run_form.Values, errors: Mapping
         _select("size", "Size", {size: size for size in model["sizes"]})
         _select("workload", "Workload", workloads)
         _select("device", "Device", {d: v.get("title") or d for d, v in devices.items()})
-        _widget(st.number_input, "threads", "Threads", step=1, help="0 means the device's own default.")
+        usual = devices[values["device"]].get("threads")
+        text = f"0 means this device's usual number, {usual}." if usual else "0 means this device's usual number."
+        _widget(st.number_input, "threads", "Threads", step=1, help=text)
     say(errors, "threads")
     facts = (model.get("facts") or {}).get(values["size"]) or {}
     parts = [str(model.get("description") or "")]
@@ -86,16 +92,16 @@ def subject(catalog: Mapping[str, Any], values: run_form.Values, errors: Mapping
     st.caption(plain(" ".join(parts), 500))
 
 
-def strategies(catalog: Mapping[str, Any], errors: Mapping[str, str]) -> None:
+def strategies(catalog: Mapping[str, Any], values: run_form.Values, errors: Mapping[str, str]) -> None:
     """Check boxes with what each strategy does here, and what was claimed for it."""
     with st.grid(2, min_column_width=320):
         for strategy in catalog["strategies"]:
-            available = run_form.is_available(strategy)
+            available = run_form.is_available(strategy, values["device"])
             with st.container(border=True, height="stretch"):
                 label = f"**{plain(strategy['title'])}**"
                 _widget(st.checkbox, f"use_{strategy['name']}", label, disabled=not available, wrap=True)
                 st.markdown(plain(strategy.get("purpose")))
-                st.markdown("\n".join(_setting_line(s) for s in strategy["settings"]))
+                st.markdown("\n".join(_setting_line(s, values["device"]) for s in strategy["settings"]))
                 if claims := _claims(strategy.get("claimed")):
                     st.caption(f"Claimed by the document, to be tested: {plain(claims)}")
     say(errors, "optimization_strategies")
@@ -182,9 +188,9 @@ def _widget(widget: Any, name: str, label: str, *args: Any, **options: Any) -> N
     widget(label, *args, key=key_of(name), persist_state="session", **options)
 
 
-def _setting_line(setting: Mapping[str, Any]) -> str:
+def _setting_line(setting: Mapping[str, Any], device: str) -> str:
     text = f"{plain(setting['name'], 60)}: {plain(setting.get('sentence'))}"
-    if reason := setting.get("unavailable"):
+    if reason := run_form.reason_against(setting, device):
         return f"- :gray[{text}. Not on this machine: {plain(reason)}]"
     return f"- {text}"
 

@@ -184,6 +184,18 @@ def verdict_word(objective: str, value: Any, low: Any, high: Any, noise_floor: A
     return better if value > 1 else worse
 
 
+def said_verdict(result: Any, objective: str) -> str:
+    """The verdict the search itself reached, in words; "" where it recorded none.
+
+    >>> said_verdict({"verdicts": {"speed": "better"}}, "speed")
+    'faster'
+    """
+    verdicts = result.get("verdicts") if isinstance(result, dict) else None
+    said = verdicts.get(objective) if isinstance(verdicts, dict) else None
+    better, worse = OBJECTIVE_WORDS[objective]
+    return {"better": better, "worse": worse, "tie": "tie"}.get(str(said), "")
+
+
 def plain(text: Any, limit: int = 300) -> str:
     """Text from outside, made harmless for Markdown: one line, no markup, no invisible characters, at most `limit`.
 

@@ -54,9 +54,15 @@ def workload_names(model: Mapping[str, Any], size: str) -> list[str]:
     return [w["name"] for w in model["workloads"].get(size, [])]
 
 
-def is_available(strategy: Mapping[str, Any]) -> bool:
-    """Whether at least one setting can be tried on this machine."""
-    return any(not s.get("unavailable") for s in strategy["settings"])
+def reason_against(setting: Mapping[str, Any], device: str = "") -> str:
+    """Why a setting cannot be tried on a device; "" when it can."""
+    by_device = setting.get("unavailable_on") or {}
+    return str((by_device[device] if device in by_device else setting.get("unavailable")) or "")
+
+
+def is_available(strategy: Mapping[str, Any], device: str = "") -> bool:
+    """Whether at least one setting can be tried on this device."""
+    return any(not reason_against(s, device) for s in strategy["settings"])
 
 
 def read_address(catalog: Mapping[str, Any], params: Mapping[str, str]) -> tuple[Values, list[str]]:
@@ -151,7 +157,7 @@ def fitting_sentence(catalog: Mapping[str, Any], values: Mapping[str, Any]) -> s
         for strategy in catalog["strategies"]
         if strategy["name"] in values["strategies"]
         for setting in strategy["settings"]
-        if not setting.get("unavailable")
+        if not reason_against(setting, values["device"])
     ]
     if not costs or not isinstance(values["budget_s"], int | float) or not math.isfinite(values["budget_s"]):
         return ""

@@ -32,6 +32,13 @@ Row = Mapping[str, Any]
 RATIOS = (("speed", "Speed"), ("memory", "Memory"), ("accuracy", "Accuracy kept"))
 MAX_ROWS = 5_000
 MIB = 2**20
+_TIMES = {
+    "queued": ("queued", "created_at"),
+    "running": ("started", "started_at"),
+    "finished": ("finished", "ended_at"),
+    "cancelled": ("cancelled", "ended_at"),
+    "failed": ("failed", "ended_at"),
+}
 
 
 def trials_table(trials: Sequence[Row]) -> pd.DataFrame:
@@ -104,22 +111,24 @@ def csv_of(frame: pd.DataFrame) -> str:
     return str(safe.to_csv(index=False))
 
 
-def ratio_columns(*, with_fitness: bool = True) -> dict[str, Any]:
-    """How ratio columns are drawn: two decimals and a multiplication sign."""
+def columns_of(frame: pd.DataFrame) -> dict[str, Any]:
+    """How known columns are drawn: ratios with two decimals and a multiplication sign, reasons wide."""
+    number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     columns: dict[str, Any] = {
-        title: st.column_config.NumberColumn(title, format=f"%.2f{TIMES}", help="baseline / candidate; 1 is no change")
-        for _, title in RATIOS
+        title: number(title, format=f"%.2f{TIMES}", help="baseline / candidate; 1 is no change") for _, title in RATIOS
     }
-    if with_fitness:
-        columns["Fitness"] = st.column_config.NumberColumn("Fitness", format="%.3f")
-    return columns
+    columns["Fitness"] = number("Fitness", format="%.3f")
+    columns["Why"] = text("Why", width="large")
+    for title in ("Latency (ms)", "Baseline (ms)", "Peak memory (MiB)", "Took (s)", "GPU memory (MiB)"):
+        columns[title] = number(title, format="%.1f")
+    return {title: column for title, column in columns.items() if title in frame.columns}
 
 
 def draw(frame: pd.DataFrame, key: str, alt: str, **options: Any) -> Any:
     """A table that says when it shows only its first rows."""
     if len(frame) > MAX_ROWS:
         st.caption(f"Showing {MAX_ROWS:,} of {len(frame):,} rows.")
-    options = {"column_config": ratio_columns(), **options}
+    options = {"column_config": columns_of(frame), **options}
     return st.dataframe(frame.head(MAX_ROWS), hide_index=True, key=key, alt=alt, placeholder="", **options)
 
 
@@ -137,10 +146,11 @@ def run_links(page: str, runs: Sequence[Row] | None = None, limit: int = 8) -> N
 
 def run_title(row: Row, now: float | None = None) -> str:
     """One run in a line, safe for Markdown."""
-    when = ago(row.get("ended_at") or row.get("created_at"), now if now is not None else time.time())
     model = plain(f"{row.get('model', '')} {row.get('size') or ''}".strip(), 60)
     workload = plain(row.get("workload_label") or row.get("workload"), 60)
-    return f"{model}, {workload} ({plain(row.get('state'))}, {when})"
+    verb, column = _TIMES.get(str(row.get("state")), ("created", "created_at"))
+    when = ago(row.get(column) or row.get("created_at"), now if now is not None else time.time())
+    return f"{model}, {workload} ({verb} {when})"
 
 
 def _trial_cells(trial: Row) -> dict[str, Any]:

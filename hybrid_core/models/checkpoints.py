@@ -18,6 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hybrid_core.errors import InvalidInput
+
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 DATA = Path(__file__).parent / "data"
 
@@ -46,13 +48,13 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file."""
-    with safe_open(str(path), framework="pt") as file:
+    with safe_open(str(_existing(path)), framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
 
 
 def read_facts(path: Path) -> dict[str, Any]:
     """The facts written with the tensors: how they were made and what quality was measured."""
-    with safe_open(str(path), framework="pt") as file:
+    with safe_open(str(_existing(path)), framework="pt") as file:
         facts: dict[str, Any] = json.loads((file.metadata() or {})["facts"])
         return facts
 
@@ -60,3 +62,10 @@ def read_facts(path: Path) -> dict[str, Any]:
 def sha256_of(path: Path) -> str:
     """The file's SHA-256 in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        model = path.stem.partition("-")[0]
+        raise InvalidInput(f"{path} is missing; restore it or run 'python -m hybrid_core.models.train {model}'")
+    return path

@@ -89,7 +89,7 @@ class Llama(nn.Module):
         end = checked_end(start, tokens.shape[1], self.shape.max_length)
         x = self.embedding(tokens)
         mask = causal_mask(start, end, x)
-        cos, sin = self.cos[start:end], self.sin[start:end]
+        cos, sin = rows_between(self.cos, self.sin, start, end)
         for index, layer in enumerate(self.layers):
             x = layer(x, cos, sin, mask, index, cache)
         logits: Tensor = self.head(self.norm(x))
@@ -138,7 +138,7 @@ class LlamaEntry:
     sizes: tuple[str, ...] = ("tiny", "small")
 
     def workloads(self, size: str) -> tuple[Workload, ...]:
-        """Reading a text in one pass, writing with a cache, and for `tiny` a longer text, where attention weighs more."""
+        """One pass over a text, decoding with a cache, and for `tiny` a longer text, where attention weighs more."""
         check_size(self.name, self.sizes, size)
         if size == "small":
             return (
@@ -211,5 +211,11 @@ def decode(model: nn.Module, context: Tensor, next_tokens: Tensor) -> Tensor:
     return torch.cat([model(next_tokens[:, i : i + 1], cache=cache) for i in range(new)], dim=1)
 
 
-# The length check branches on a size; as a leaf it does not stop torch.fx.symbolic_trace.
+def rows_between(cos: Tensor, sin: Tensor, start: int, end: int) -> tuple[Tensor, Tensor]:
+    """The rotary table of the positions start to end - 1."""
+    return cos[start:end], sin[start:end]
+
+
+# As leaves these do not stop torch.fx.symbolic_trace: one branches on a size, the other slices a tensor by sizes.
 torch.fx.wrap("checked_end")
+torch.fx.wrap("rows_between")

@@ -30,7 +30,7 @@ from hybrid_core.models.tasks import HELD_OUT_TEXT_SHA256, NextByteTask
 
 TOKENS_PER_STEP = 4096
 # (share of the time after which it ends, window length)
-WINDOWS = ((0.55, 128), (0.85, 256), (1.0, 512))
+WINDOWS = ((0.3, 128), (0.8, 256), (1.0, 512))
 WARM_UP_SHARE = 0.02
 FINAL_LEARNING_RATE_SHARE = 0.02
 

@@ -1,0 +1,142 @@
+"""A training of seconds: it learns, it writes what it says, and it goes on where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from hybrid_core.errors import InvalidInput
+from hybrid_core.models import train_llama
+from hybrid_core.models.blocks import EagerAttention
+from hybrid_core.models.checkpoints import load_weights, read_facts, read_tensors, save_weights
+from hybrid_core.models.convnet import SHAPES as CONVNET_SHAPES
+from hybrid_core.models.convnet import ConvNet
+from hybrid_core.models.llama import Llama, LlamaShape
+from hybrid_core.models.train import main
+from hybrid_core.models.train_llama import (
+    FusedCausalAttention,
+    LlamaTraining,
+    Progress,
+    learning_rate_share,
+    make_optimizers,
+    replace_attention,
+    sample_windows,
+    window_length,
+)
+
+SMALLEST = LlamaShape(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24)
+TEXT = torch.frombuffer(bytearray(b"the quick brown fox jumps over the lazy dog. " * 200), dtype=torch.uint8)
+
+
+def start(seed: int = 0) -> Progress:
+    torch.manual_seed(seed)
+    model = Llama(SMALLEST)
+    options = LlamaTraining(seed=seed, compiled=False)
+    return Progress(model, make_optimizers(model, options), torch.Generator().manual_seed(seed))
+
+
+def steps(run: Progress, count: int) -> list[float]:
+    return [run.step(run.model, sample_windows(TEXT, 32, run.generator)) for _ in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def small_steps(monkeypatch):
+    monkeypatch.setattr(train_llama, "TOKENS_PER_STEP", 256)
+
+
+def test_training_learns_a_repeated_sentence():
+    losses = steps(start(), 60)
+    assert losses[-1] < losses[0] / 2
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path):
+    whole = start()
+    steps(whole, 6)
+    first = start()
+    steps(first, 3)
+    first.save(tmp_path / "state.pt")
+    resumed = start(seed=9)
+    resumed.load(tmp_path / "state.pt")
+    assert resumed.steps == 3
+    steps(resumed, 3)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_fused_attention_of_the_training_equals_the_plain_one():
+    torch.manual_seed(0)
+    model = Llama(SMALLEST)
+    tokens = torch.randint(256, (2, 20))
+    plain = model(tokens)
+    replace_attention(model, FusedCausalAttention)
+    assert not any(isinstance(m, EagerAttention) for m in model.modules())
+    torch.testing.assert_close(model(tokens), plain, atol=1e-6, rtol=1e-5)
+
+
+def test_every_parameter_has_exactly_one_optimizer():
+    model = Llama(SMALLEST)
+    for options in (LlamaTraining(), dataclasses.replace(LlamaTraining(), muon=False)):
+        held = [id(p) for o in make_optimizers(model, options) for g in o.param_groups for p in g["params"]]
+        assert sorted(held) == sorted(id(p) for p in model.parameters())
+
+
+def test_learning_rate_rises_then_falls_to_its_floor():
+    shares = [learning_rate_share(i / 1000) for i in range(1001)]
+    top = shares.index(max(shares))
+    assert max(shares) == pytest.approx(1.0)
+    assert top == 20
+    assert shares[: top + 1] == sorted(shares[: top + 1])
+    assert shares[top:] == sorted(shares[top:], reverse=True)
+    assert shares[-1] == pytest.approx(0.02)
+
+
+def test_windows_grow_with_the_time_spent():
+    assert [window_length(share) for share in (0.0, 0.29, 0.31, 0.9, 1.0, 1.2)] == [128, 128, 256, 512, 512, 512]
+
+
+def test_stored_weights_are_the_nearest_float16_and_their_facts_come_back(tmp_path):
+    model = Llama(SMALLEST)
+    save_weights(model, tmp_path / "weights.safetensors", {"steps": 3, "quality": {"value": 0.5}})
+    assert read_facts(tmp_path / "weights.safetensors") == {"steps": 3, "quality": {"value": 0.5}}
+    assert all(t.dtype is torch.float16 for t in read_tensors(tmp_path / "weights.safetensors").values())
+    again = Llama(SMALLEST)
+    load_weights(again, tmp_path / "weights.safetensors")
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value.half().float())
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_missing_checkpoint_names_the_command_that_makes_it(tmp_path):
+    with pytest.raises(InvalidInput, match="is missing; restore it or run 'python -m hybrid_core.models.train llama'"):
+        load_weights(Llama(SMALLEST), tmp_path / "llama-tiny.safetensors")
+
+
+def test_llama_training_ends_on_time_saves_and_resumes(tmp_path, monkeypatch):
+    monkeypatch.setitem(train_llama.SHAPES, "tiny", SMALLEST)
+    options = LlamaTraining(
+        minutes=0.02,
+        compiled=False,
+        save_every_s=0.5,
+        output=tmp_path / "weights.safetensors",
+        state=tmp_path / "state.pt",
+    )
+    said: list[str] = []
+    first = train_llama.train_llama(options, say=said.append)
+    assert (tmp_path / "state.pt").is_file()
+    longer = dataclasses.replace(options, minutes=0.04)
+    second = train_llama.train_llama(longer, resume=True, say=said.append)
+    assert any(line.startswith("resumed after") for line in said)
+    assert "95 %" in said[-1] and "always the most frequent answer 26.50%" in said[-1]
+    assert second["steps"] > first["steps"] > 0
+    assert read_facts(options.output) == second
+
+
+def test_convnet_command_trains_and_writes_a_checkpoint_that_loads(tmp_path):
+    pytest.importorskip("sklearn")
+    output = tmp_path / "convnet.safetensors"
+    main(["convnet", "--minutes", "0.03", "--output", str(output)])
+    facts = read_facts(output)
+    assert facts["quality"]["low"] > facts["quality"]["trivial"]
+    load_weights(ConvNet(CONVNET_SHAPES["tiny"]), output)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import PurePath
 from typing import Any
 
 STRATEGY_NAMES = ("kernel_fusion", "quantization", "memory_pooling", "attention_fusion")
@@ -361,6 +362,8 @@ def to_json(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, str | int | bool) or value is None:
         return value
+    if isinstance(value, PurePath):
+        return str(value)
     if isinstance(value, Iterable):
         return [to_json(v) for v in value]
     raise TypeError(f"{type(value).__name__} is not a record; convert it to plain values first")

@@ -141,7 +141,7 @@ class Bench:
 
     def finalists(self) -> list[Recipe]:
         """Who would enter the final race now, best first."""
-        return choose_finalists(list(self.book.search.values()), self.options, self.book.noise_floors["speed"])
+        return choose_finalists(list(self.book.search.values()), self.options, self.book.noise_floors)
 
     def _record(self, trial: Trial) -> None:
         blocked = self.book.add(trial)

@@ -19,7 +19,7 @@ from hybrid_core.fitness import (
     objectives_of,
     verdicts_of,
 )
-from hybrid_core.records import Estimate, Recipe, Trial, Verdict
+from hybrid_core.records import Estimate, Measurement, Recipe, Trial, Verdict
 
 FINALISTS = 3
 
@@ -40,8 +40,22 @@ def overlap(a: Estimate, b: Estimate) -> bool:
     return a.low <= b.high and b.low <= a.high
 
 
+def may_beat_baseline(
+    measurement: Measurement, options: HybridOptimizationConfig, noise_floors: Mapping[str, float]
+) -> bool:
+    """True when the intervals leave room for a win: a larger fitness and a gain beyond the noise in what counts."""
+    if not fitness_of(measurement, options).high > baseline_fitness(options):
+        return False
+    ratios = objectives_of(measurement)
+    counted = [name for name, weight in active_weights(options).items() if weight > 0]
+    return any(ratios[name].high - 1.0 > noise_floors[name] for name in counted)
+
+
 def choose_finalists(
-    trials: Sequence[Trial], options: HybridOptimizationConfig, noise_floor: float, most: int = FINALISTS
+    trials: Sequence[Trial],
+    options: HybridOptimizationConfig,
+    noise_floors: Mapping[str, float],
+    most: int = FINALISTS,
 ) -> list[Recipe]:
     """The recipes to race, best first: the fittest feasible ones that may still beat the untouched model.
 
@@ -49,11 +63,9 @@ def choose_finalists(
     """
     scored = []
     for trial in trials:
-        if trial.measurement is not None and not trial.recipe.is_baseline:
-            fitness = fitness_of(trial.measurement, options)
-            hopeful = fitness.high > baseline_fitness(options)
-            if hopeful and infeasible_reason(trial, options, noise_floor) is None:
-                scored.append((trial.recipe, fitness))
+        if trial.measurement is not None and may_beat_baseline(trial.measurement, options, noise_floors):
+            if not trial.recipe.is_baseline and infeasible_reason(trial, options, noise_floors["speed"]) is None:
+                scored.append((trial.recipe, fitness_of(trial.measurement, options)))
     scored.sort(key=lambda item: (-item[1].value, len(item[0].steps), item[0].key))
     chosen = [recipe for recipe, _ in scored[:most]]
     ties = [(recipe, fitness) for recipe, fitness in scored if overlap(fitness, scored[0][1])]

@@ -50,11 +50,11 @@ def split_expensive(
 ) -> tuple[list[Recipe], list[Recipe]]:
     """The singles to measure at once, and those that wait until pairs of the cheaper ones have been tried.
 
-    Waiting: more than a sixth of the budget and more than twice the cheapest single.
+    Waiting: more than an eighth of the budget and more than twice the cheapest single.
     """
     if not singles:
         return [], []
-    bound = max(budget_s / 6, 2 * min(expected_s(recipe) for recipe in singles))
+    bound = max(budget_s / 8, 2 * min(expected_s(recipe) for recipe in singles))
     return [r for r in singles if expected_s(r) <= bound], [r for r in singles if expected_s(r) > bound]
 
 

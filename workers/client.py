@@ -28,6 +28,7 @@ CATALOG_TIMEOUT_S = 90.0
 MAX_IDLE_CONNECTIONS = 8
 MAX_HUB_LOG_BYTES = 5 << 20
 EXIT_INVALID, EXIT_ALREADY_RUNNING = 2, 3
+HUB_COMMAND = (sys.executable, "-m", "workers.hub")
 
 
 def ensure_hub(paths: DataPaths | None = None, timeout_s: float = START_TIMEOUT_S) -> Client:
@@ -208,7 +209,7 @@ def _spawn_hub(paths: DataPaths) -> subprocess.Popen[bytes]:
         if log.tell() > MAX_HUB_LOG_BYTES:
             log.truncate(0)
         return subprocess.Popen(
-            [sys.executable, "-m", "workers.hub"],
+            HUB_COMMAND,
             cwd=PROJECT_ROOT,
             env={**os.environ, "HYBRID_DATA_DIR": str(paths.root)},
             stdin=subprocess.DEVNULL,

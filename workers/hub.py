@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import IO, TYPE_CHECKING
 
 from hybrid_core.errors import HybridError, InvalidInput
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("hub")
 
 
-def main(programs: Programs | None = None) -> int:
-    """Run the hub of the data folder until it is stopped; the exit code of the process."""
+def main(programs: Callable[[], Programs] | None = None) -> int:
+    """Run the hub of the data folder until it is stopped; the exit code of the process.
+
+    `programs` names what to start instead of the real processes; called once the lock is held.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:
         paths = data_paths().prepare()
@@ -52,12 +56,12 @@ def take_lock(paths: DataPaths) -> IO[str] | None:
     return file
 
 
-def _serve(paths: DataPaths, programs: Programs | None) -> int:
+def _serve(paths: DataPaths, programs: Callable[[], Programs] | None) -> int:
     from workers.hub_service import HubService
     from workers.supervisor import Programs
 
     try:
-        service = HubService(paths, programs or Programs())
+        service = HubService(paths, (programs or Programs)())
     except (HybridError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_INVALID

@@ -20,9 +20,10 @@ from hybrid_core.records import MeasureRequest, Outcome, Trial, to_json
 from workers.protocol import MAX_REQUEST_BYTES, encode_frame, read_frame
 
 PhaseSink = Callable[[str], None]
+MeasureFunction = Callable[[MeasureRequest, PhaseSink], Trial]
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, measure: MeasureFunction | None = None) -> int:
     """Measure what standard input orders; the exit code is 0 when a result was sent."""
     parser = argparse.ArgumentParser(prog="python -m workers.measure_process", description=__doc__)
     parser.add_argument("--result-fd", type=int, required=True)
@@ -31,17 +32,19 @@ def main(arguments: list[str] | None = None) -> int:
     os.set_inheritable(result_fd, False)
     request = MeasureRequest.from_json(read_frame(lambda size: os.read(0, size), MAX_REQUEST_BYTES))
     leave_with_parent(_take_standard_input())
-    trial = measure(request, lambda phase: _write_all(result_fd, encode_frame({"phase": phase})))
+    tell_phase: PhaseSink = lambda phase: _write_all(result_fd, encode_frame({"phase": phase}))  # noqa: E731
+    trial = (measure or measure_from_registry)(request, tell_phase)
     _write_all(result_fd, encode_frame({"trial": to_json(trial)}))
     # The result is out; a candidate's broken destructors or exit handlers must not turn it into a crash.
     sys.stdout.flush()
     os._exit(0)
 
 
-def measure(request: MeasureRequest, on_phase: PhaseSink) -> Trial:
+def measure_from_registry(request: MeasureRequest, on_phase: PhaseSink) -> Trial:
     """Set the threads the device is described with, then hand over to the science."""
     on_phase("import")
     import torch
+
     from hybrid_core.evaluation import case_from_registry, evaluate
 
     torch.set_num_threads(request.subject.threads)

@@ -134,9 +134,9 @@ class LocalEngine:
         finally:
             os.close(result_fd)
             code = self._finish(process, 0.0 if watch.answer or watch.timed_out else EXIT_GRACE_S)
-        watch.enter("", time.monotonic())
+        trial = watch.answer or _failed_trial(watch, code, _oom_kills() > kills_before)
         self._write_log(watch)
-        return _stamped(watch.answer or _failed_trial(watch, code, _oom_kills() > kills_before), wall, watch)
+        return _stamped(trial, wall, watch)
 
     def kill(self) -> None:
         """Kill the running measure process with everything it started."""
@@ -329,8 +329,10 @@ def _signal_name(number: int) -> str:
 
 def _stamped(trial: Trial, wall: float, watch: _Watch) -> Trial:
     """The trial with this side's clock: a candidate's own claim about its duration is not trusted."""
-    phases_s = trial.phases_s or {name: seconds for name, seconds in watch.phases_s.items() if name}
-    return replace(trial, started_at=wall, seconds=time.monotonic() - watch.started, phases_s=phases_s)
+    watch.enter("", time.monotonic())
+    return replace(
+        trial, started_at=wall, seconds=time.monotonic() - watch.started, phases_s=trial.phases_s or watch.phases_s
+    )
 
 
 def _oom_kills() -> int:

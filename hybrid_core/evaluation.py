@@ -56,7 +56,7 @@ def case_from_registry(subject: Subject) -> Case:
     if subject.workload.kind not in {workload.kind for workload in workloads}:
         known = "; ".join(workload.label for workload in workloads)
         raise InvalidInput(
-            f"{subject.model} cannot run the workload '{subject.workload.label}'; choose one of: {known}"
+            f"{subject.model} cannot run '{subject.workload.label}'; choose one of: {known}"
         )
     return Case(
         build=lambda: entry.build(subject.size, subject.seed),

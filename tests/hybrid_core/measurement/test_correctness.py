@@ -1,0 +1,131 @@
+"""What counts as the same answer, and the words for what does not."""
+
+import pytest
+import torch
+
+from hybrid_core.measurement.correctness import (
+    Tolerance,
+    compare_outputs,
+    constant_fault,
+    nan_fault,
+    relative_error,
+)
+
+EXACT, LOOSE = Tolerance(exact=True), Tolerance(exact=False)
+BASE = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
+
+
+def noisy(scale: float) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return BASE + scale * BASE.norm() / BASE.numel() ** 0.5 * torch.randn(BASE.shape, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("got", "words"),
+    [
+        (None, "output is None where the baseline gives a Tensor float32[16, 32]"),
+        ((BASE,), "output is a tuple of 1"),
+        (BASE[:, :31], "shape [16, 31]"),
+        (BASE.T.contiguous().T[:15], "shape [15, 32]"),
+        (BASE.double(), "dtype float64"),
+        (BASE.to("meta"), "device meta"),
+        (BASE.clone().fill_(float("nan")), "NaN at output"),
+        (BASE.clone().index_put_((torch.tensor(3), torch.tensor(4)), torch.tensor(float("inf"))), "infinity at output"),
+        (torch.zeros_like(BASE), "relative error 1.0e+00"),
+        (BASE.half().float(), "relative error 2"),
+        (BASE.bfloat16().float(), "relative error 1.6e-03"),
+    ],
+)
+def test_a_different_answer_is_named(got, words):
+    assert words in compare_outputs(BASE, got, EXACT).fault
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1e-5])
+def test_rounding_is_allowed_for_exact_steps(scale):
+    assert compare_outputs(BASE, noisy(scale), EXACT).fault == ""
+
+
+def test_one_wrong_value_in_a_large_output_is_seen_by_exact_steps():
+    large = torch.randn(1000, 1000, generator=torch.Generator().manual_seed(2))
+    wrong = large.clone()
+    wrong[5, 5] += 0.02
+    assert "single value" in compare_outputs(large, wrong, EXACT).fault
+
+
+@pytest.mark.parametrize("scale", [0.03, 0.3])
+def test_quantization_error_passes_the_loose_bound_and_is_recorded(scale):
+    comparison = compare_outputs(BASE, noisy(scale), LOOSE)
+    assert comparison.fault == ""
+    assert comparison.relative_error == pytest.approx(scale, rel=0.1)
+    assert comparison.max_abs_error == pytest.approx(float((noisy(scale) - BASE).abs().max()))
+
+
+def test_garbage_does_not_pass_the_loose_bound():
+    other = torch.randn(16, 32, generator=torch.Generator().manual_seed(9))
+    assert "relative error 1." in compare_outputs(BASE, other, LOOSE).fault
+
+
+def test_one_skipped_row_of_many_does_not_pass_the_loose_bound():
+    skipped = BASE.clone()
+    skipped[-1] = 0
+    assert relative_error(BASE, skipped) < 0.5
+    assert "1 of 16 rows, first row 15" in compare_outputs(BASE, skipped, LOOSE).fault
+
+
+def test_one_skipped_position_of_a_sequence_does_not_pass_the_loose_bound():
+    sequence = torch.randn(1, 64, 8, generator=torch.Generator().manual_seed(3))
+    skipped = sequence.clone()
+    skipped[0, 40] = 0
+    assert "1 of 64 rows, first row 40" in compare_outputs(sequence, skipped, LOOSE).fault
+
+
+def test_a_noisy_baseline_widens_the_bound():
+    assert compare_outputs(BASE, noisy(1e-3), EXACT).fault
+    assert compare_outputs(BASE, noisy(1e-3), Tolerance(exact=True, noise=5e-4)).fault == ""
+
+
+def test_nested_outputs_are_compared_leaf_by_leaf():
+    expected = {"logits": BASE, "state": (BASE, [BASE])}
+    wrong = {"logits": BASE, "state": (BASE, [BASE + 1])}
+    assert compare_outputs(expected, {"logits": BASE, "state": (BASE, [BASE])}, EXACT).fault == ""
+    assert compare_outputs(expected, wrong, EXACT).fault.startswith("output['state'][1][0]: relative error")
+
+
+def test_other_keys_are_named():
+    assert "keys ['a'] where the baseline has ['b']" in compare_outputs({"b": BASE}, {"a": BASE}, EXACT).fault
+
+
+def test_whole_numbers_must_be_equal_for_exact_steps_and_mostly_equal_for_others():
+    expected = torch.arange(10)
+    got = expected.clone()
+    got[0] = 5
+    assert "10.0% of the whole numbers differ" in compare_outputs(expected, got, EXACT).fault
+    assert compare_outputs(expected, got, LOOSE).fault == ""
+
+
+def test_a_subclass_that_computes_later_is_another_type():
+    class Lazy(torch.Tensor):
+        pass
+
+    assert "a Lazy" in compare_outputs(BASE, BASE.as_subclass(Lazy), EXACT).fault
+
+
+def test_the_same_answer_to_different_questions_is_a_constant():
+    assert "same constant" in constant_fault([BASE, BASE + 1], [BASE, BASE])
+    assert constant_fault([BASE, BASE + 1], [BASE, BASE + 1]) == ""
+    assert constant_fault([BASE, BASE], [BASE, BASE]) == ""
+
+
+def test_the_place_of_a_nan_is_named():
+    assert nan_fault((BASE, {"x": BASE * float("nan")})) == "NaN at output[1]['x']"
+    assert nan_fault((BASE, torch.arange(3), "text")) == ""
+
+
+def test_the_relative_error_is_the_ratio_of_norms():
+    assert relative_error(torch.zeros(3), torch.zeros(3)) == 0.0
+    assert relative_error(torch.zeros(3), torch.ones(3)) == float("inf")
+    assert relative_error(torch.complex(BASE, BASE), torch.complex(BASE, BASE * 1.0)) == 0.0
+
+
+def test_an_empty_output_is_the_same_as_an_empty_output():
+    assert compare_outputs(torch.zeros(0, 4), torch.zeros(0, 4), EXACT).fault == ""

@@ -1,0 +1,139 @@
+"""Quality numbers against plain PyTorch formulas on the same rows."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from hybrid_core.errors import MeasurementFailed
+from hybrid_core.measurement.case import Case
+from hybrid_core.measurement.quality import measure_quality
+from hybrid_core.records import Workload
+
+CLASSES, LENGTH = 6, 5
+
+
+class SequenceTask:
+    metric, unit, bits_per = "next-token accuracy", "window of 5 tokens", "token"
+
+    def __init__(self, rows=40, per_batch=8, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        self.inputs = torch.randn(rows, LENGTH, CLASSES, generator=generator)
+        self.targets = torch.randint(CLASSES, (rows, LENGTH), generator=generator)
+        self.per_batch = per_batch
+
+    def batches(self, rows):
+        for start in range(0, min(rows, len(self.targets)), self.per_batch):
+            part = slice(start, start + self.per_batch)
+            yield (self.inputs[part],), self.targets[part]
+
+
+class DigitTask(SequenceTask):
+    metric, unit, bits_per = "digit accuracy", "image", None
+
+    def __init__(self):
+        super().__init__()
+        self.inputs, self.targets = self.inputs[:, 0], self.targets[:, 0]
+
+
+class Scale(nn.Module):
+    def __init__(self, factor=1.0, shift=0.0):
+        super().__init__()
+        self.factor, self.shift = factor, shift
+
+    def forward(self, x):
+        return x * self.factor + self.shift * torch.arange(x.shape[-1])
+
+
+def case_of(task=None, batch=4):
+    return Case(
+        Scale,
+        lambda generator: (torch.randn(batch, CLASSES, generator=generator),),
+        lambda model, inputs: model(*inputs),
+        task,
+        Workload("forward", "forward", batch),
+        torch.device("cpu"),
+        1,
+        0,
+    )
+
+
+def test_the_same_model_keeps_all_of_its_quality():
+    quality, preservation, warnings = measure_quality(case_of(SequenceTask()), Scale(), Scale(), 40)
+    assert (preservation.value, preservation.low, preservation.high) == (1.0, 1.0, 1.0)
+    assert quality.value == quality.baseline_value and warnings == ()
+    assert quality.details["top1_agreement"] == 1.0 and quality.details["kl_nats"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_task_numbers_are_those_of_plain_pytorch():
+    task, candidate = SequenceTask(), Scale(0.7, 0.4)
+    quality, preservation, _ = measure_quality(case_of(task), Scale(), candidate, 40)
+    base, got = task.inputs, candidate(task.inputs)
+    right = (got.argmax(-1) == task.targets).double().mean()
+    base_right = (base.argmax(-1) == task.targets).double().mean()
+    nats = nn.functional.cross_entropy(got.flatten(0, 1), task.targets.flatten())
+    kl = nn.functional.kl_div(
+        torch.log_softmax(got, -1).flatten(0, 1), torch.softmax(base, -1).flatten(0, 1), reduction="batchmean"
+    )
+    assert quality.metric == "next-token accuracy" and quality.samples == 40
+    assert quality.value.value == pytest.approx(float(right))
+    assert quality.baseline_value.value == pytest.approx(float(base_right))
+    assert preservation.value == pytest.approx(float(right / base_right))
+    assert preservation.low < preservation.value < preservation.high
+    assert quality.details["bits_per_token"] == pytest.approx(float(nats) / math.log(2), rel=1e-5)
+    assert quality.details["kl_nats"] == pytest.approx(float(kl), rel=1e-5)
+    assert quality.details["top1_agreement"] == pytest.approx(
+        float((got.argmax(-1) == base.argmax(-1)).double().mean())
+    )
+
+
+def test_a_task_without_a_unit_reports_nats():
+    quality, _, _ = measure_quality(case_of(DigitTask()), Scale(), Scale(0.5), 40)
+    assert {"nll_nats", "baseline_nll_nats"} <= set(quality.details)
+    assert quality.samples == 40
+
+
+def test_fewer_rows_are_asked_for_when_the_limits_say_so():
+    quality, _, _ = measure_quality(case_of(SequenceTask()), Scale(), Scale(), 16)
+    assert quality.samples == 16
+
+
+def test_without_a_task_the_quality_is_the_agreement():
+    quality, preservation, _ = measure_quality(case_of(), Scale(), Scale(0.9), 32)
+    assert quality.metric == "agreement" and quality.samples == 8
+    assert preservation.value == pytest.approx(0.9, abs=1e-6)
+    assert quality.baseline_value.value == 1.0
+    assert quality.details["relative_error"] == pytest.approx(0.1, abs=1e-6)
+    assert quality.details["top1_agreement"] == 1.0
+
+
+def test_agreement_is_never_negative():
+    _, preservation, _ = measure_quality(case_of(), Scale(), Scale(-9.0), 8)
+    assert preservation.value == 0.0
+
+
+def test_a_baseline_that_is_never_right_is_judged_by_agreement_and_says_so():
+    task = SequenceTask()
+    task.targets = task.inputs.argmin(-1)
+    quality, preservation, warnings = measure_quality(case_of(task), Scale(), Scale(), 40)
+    assert quality.metric == "agreement" and preservation.value == 1.0
+    assert "next-token accuracy is 0 on 40 rows" in warnings[0]
+
+
+class Spoiled(Scale):
+    def forward(self, x):
+        return super().forward(x) * float("nan")
+
+
+class Flat(Scale):
+    def forward(self, x):
+        return super().forward(x)[..., 0]
+
+
+@pytest.mark.parametrize(("model", "words"), [(Spoiled(), "NaN"), (Flat(), "where targets are")])
+@pytest.mark.parametrize("task", [SequenceTask()])
+def test_answers_that_cannot_be_scored_are_wrong(model, words, task):
+    with pytest.raises(MeasurementFailed, match=words) as caught:
+        measure_quality(case_of(task), Scale(), model, 40)
+    assert (caught.value.outcome, caught.value.stage) == ("wrong", "quality")

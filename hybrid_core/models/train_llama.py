@@ -27,6 +27,7 @@ from hybrid_core.models.corpus import training_text
 from hybrid_core.models.llama import SHAPES, Llama
 from hybrid_core.models.quality import next_byte_quality
 from hybrid_core.models.tasks import HELD_OUT_TEXT_SHA256, NextByteTask
+from hybrid_core.models.training_state import load_state, save_state
 
 TOKENS_PER_STEP = 4096
 # (share of the time after which it ends, window length)
@@ -47,7 +48,7 @@ class LlamaTraining:
     compiled: bool = True
     save_every_s: float = 180.0
     output: Path = CHECKPOINTS / "llama-tiny.safetensors"
-    state: Path = Path("training") / "llama-tiny.pt"
+    state: Path = Path("training") / "llama-tiny.safetensors"
 
 
 class FusedCausalAttention(nn.Module):
@@ -116,26 +117,13 @@ class Progress:
 
     def save(self, path: Path) -> None:
         """Everything `load` needs to go on."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        state = {
-            "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "generator": self.generator.get_state(),
-            "elapsed_s": self.elapsed_s,
-            "steps": self.steps,
-        }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        counters = {"elapsed_s": self.elapsed_s, "steps": self.steps}
+        save_state(path, self.model, self.optimizers, self.generator, counters)
 
     def load(self, path: Path) -> None:
         """Continue from a saved state."""
-        state = torch.load(path, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.generator.set_state(state["generator"])
-        self.elapsed_s, self.steps = state["elapsed_s"], state["steps"]
+        counters = load_state(path, self.model, self.optimizers, self.generator)
+        self.elapsed_s, self.steps = counters["elapsed_s"], int(counters["steps"])
 
     def publish(self, options: LlamaTraining, say: Callable[[str], None]) -> dict[str, Any]:
         """Write the checkpoint with the quality of exactly the rounded weights that are stored."""

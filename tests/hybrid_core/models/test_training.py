@@ -56,9 +56,9 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path):
     steps(whole, 6)
     first = start()
     steps(first, 3)
-    first.save(tmp_path / "state.pt")
+    first.save(tmp_path / "state.safetensors")
     resumed = start(seed=9)
-    resumed.load(tmp_path / "state.pt")
+    resumed.load(tmp_path / "state.safetensors")
     assert resumed.steps == 3
     steps(resumed, 3)
     for name, value in whole.model.state_dict().items():
@@ -120,11 +120,11 @@ def test_llama_training_ends_on_time_saves_and_resumes(tmp_path, monkeypatch):
         compiled=False,
         save_every_s=0.5,
         output=tmp_path / "weights.safetensors",
-        state=tmp_path / "state.pt",
+        state=tmp_path / "state.safetensors",
     )
     said: list[str] = []
     first = train_llama.train_llama(options, say=said.append)
-    assert (tmp_path / "state.pt").is_file()
+    assert (tmp_path / "state.safetensors").is_file()
     longer = dataclasses.replace(options, minutes=0.04)
     second = train_llama.train_llama(longer, resume=True, say=said.append)
     assert any(line.startswith("resumed after") for line in said)

@@ -89,9 +89,12 @@ class RunWatch:
             return "cancelled by a signal"
 
     def _end(self, cause: str) -> None:
-        """Kill the measurement, write the end, leave; the search thread never gets to say another word."""
-        self._engine.kill()
+        """Write the end, kill the measurement, leave.
+
+        In this order: the search thread would report a candidate that we killed as one that crashed.
+        """
         self._report.finish("cancelled", cause, patience_s=0.0)
+        self._engine.kill()
         remove_scratch(self._order.scratch)
         sys.stderr.flush()
         os._exit(0)

@@ -18,7 +18,7 @@ import duckdb
 import pyarrow as pa
 
 from hybrid_core.errors import HybridError
-from storage.connection import Database
+from storage.connection import Database, insert_rows, row_schema
 from storage.run_changes import change_runs
 from storage.spool import BadLine, SpoolChunk, SpoolRecord, parse_spool_name, read_complete_lines, spool_name
 from storage.trial_rows import clean, event_row, trial_row
@@ -147,18 +147,13 @@ def _insert(
     to_row: Callable[[SpoolRecord], dict[str, Any]],
     wants: Callable[[str], bool],
 ) -> int:
-    """Insert the rows that are not there yet, through Arrow (row by row is five hundred times slower)."""
-    schema = cursor.sql("from " + table + " limit 0").to_arrow_table().schema
-    columns = pa.schema([column for column in schema if column.name != "event_id"])
-    rows = [row for r in batch.records if wants(r.kind) and (row := _checked_row(batch, r, to_row, columns))]
-    if not rows:
-        return 0
-    cursor.register("incoming", pa.Table.from_pylist(rows, schema=columns))
-    try:
-        added = cursor.execute("insert or ignore into " + table + " by name from incoming").fetchone()
-    finally:
-        cursor.unregister("incoming")
-    return int(added[0]) if added else 0
+    """Turn the records of the wanted kinds into rows and insert those that are not there yet."""
+    columns = row_schema(cursor, table)
+    return insert_rows(
+        cursor,
+        table,
+        [row for r in batch.records if wants(r.kind) and (row := _checked_row(batch, r, to_row, columns))],
+    )
 
 
 def _checked_row(

@@ -166,7 +166,8 @@ def create_device_tables(cursor: duckdb.DuckDBPyConnection) -> None:
         create table device_samples (
             device varchar not null, time double not null, bucket_s double not null default 1,
             utilization_percent double, memory_used_bytes bigint, memory_total_bytes bigint, power_w double,
-            temperature_c double, clock_mhz double, detail_json varchar not null default '{}'
+            temperature_c double, clock_mhz double, detail_json varchar not null default '{}',
+            primary key (device, time, bucket_s)
         )
         """
     )

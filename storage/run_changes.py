@@ -50,15 +50,14 @@ def change_runs(
 
 
 def _worth_applying(records: Sequence[SpoolRecord]) -> list[SpoolRecord]:
-    """The last of each kind per attempt (the first end), starts before everything else, ends last."""
-    chosen: dict[tuple[str, int, str], SpoolRecord] = {}
+    """The last of each kind per attempt, but every end, because one that is refused must not hide a good one."""
+    chosen: dict[tuple[str, int, str, int], SpoolRecord] = {}
     for record in records:
         if record.kind in _APPLY:
-            key = (record.run_id, record.attempt, record.kind)
-            if record.kind != "run_finished" or key not in chosen:
-                chosen[key] = record
+            number = record.seq if record.kind == "run_finished" else 0
+            chosen[record.run_id, record.attempt, record.kind, number] = record
     order = list(_APPLY)
-    return sorted(chosen.values(), key=lambda r: (r.run_id, order.index(r.kind), r.attempt))
+    return sorted(chosen.values(), key=lambda r: (r.run_id, order.index(r.kind), r.attempt, r.seq))
 
 
 def _start(cursor: duckdb.DuckDBPyConnection, record: SpoolRecord, newest_attempt: int) -> bool:

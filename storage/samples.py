@@ -6,8 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from storage.connection import Database
+from storage.connection import Database, insert_rows
 from storage.runs import to_text
+
+_SAMPLE_COLUMNS = (
+    "device",
+    "time",
+    "utilization_percent",
+    "memory_used_bytes",
+    "memory_total_bytes",
+    "power_w",
+    "temperature_c",
+    "clock_mhz",
+)
 
 
 @dataclass(frozen=True)
@@ -33,25 +44,12 @@ class DeviceSample:
 
 def insert_device_samples(db: Database, samples: Sequence[DeviceSample]) -> None:
     """Store samples and bring the devices' own rows up to date, in one transaction."""
+    if not samples:
+        return
+    latest = {sample.device: sample for sample in sorted(samples, key=lambda s: s.time)}
     with db.transaction() as cursor:
-        for sample in samples:
-            row = {
-                "device": sample.device,
-                "time": sample.time,
-                "utilization": sample.utilization_percent,
-                "used": sample.memory_used_bytes,
-                "total": sample.memory_total_bytes,
-                "power": sample.power_w,
-                "temperature": sample.temperature_c,
-                "clock": sample.clock_mhz,
-                "detail": to_text(sample.detail),
-            }
-            cursor.execute(
-                "insert into device_samples (device, time, utilization_percent, memory_used_bytes, memory_total_bytes, "
-                "power_w, temperature_c, clock_mhz, detail_json) values "
-                "($device, $time, $utilization, $used, $total, $power, $temperature, $clock, $detail)",
-                row,
-            )
+        insert_rows(cursor, "device_samples", [_sample_row(sample) for sample in samples])
+        for sample in latest.values():
             cursor.execute(
                 "insert into devices values ($device, $kind, $title, $time, $processes) on conflict (device) do update "
                 "set kind = $kind, title = $title, last_time = $time, processes_json = $processes",
@@ -63,3 +61,8 @@ def insert_device_samples(db: Database, samples: Sequence[DeviceSample]) -> None
                     "processes": to_text(sample.processes),
                 },
             )
+
+
+def _sample_row(sample: DeviceSample) -> dict[str, Any]:
+    row = {name: getattr(sample, name) for name in _SAMPLE_COLUMNS}
+    return {**row, "bucket_s": 1.0, "detail_json": to_text(sample.detail)}

@@ -260,7 +260,7 @@ def _split(block: bytes) -> list[bytes]:
 
 
 def _parse(line: bytes, offset: int) -> SpoolRecord:
-    value = json.loads(line, parse_constant=_refuse_constant)
+    value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
     if not isinstance(value, dict):
         raise ValueError(f"the line is a {type(value).__name__}, not an object")
     for name, kind in _FIELDS.items():

@@ -9,7 +9,7 @@ import gc
 import streamlit as st
 
 from pages.components.hub import hub
-from pages.components.states import guard
+from pages.components.states import CAME_THROUGH_APP, guard
 
 PAGES = (
     ("home", "Home", ":material/home:", "What runs now, what was found lately, and what to try next."),
@@ -38,6 +38,7 @@ page = st.navigation(
     position="top",
 )
 freeze_imports()
+st.session_state[CAME_THROUGH_APP] = True
 with guard(f"page {page.title}"):
     hub()
     page.run()

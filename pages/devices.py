@@ -8,7 +8,7 @@ from pages.components import charts, tables
 from pages.components.cards import refresh_s
 from pages.components.format import ago, bytes_text, is_number, percent, plain
 from pages.components.hub import query
-from pages.components.states import guard
+from pages.components.states import come_in_through_app, guard
 
 SPANS = {"10 minutes": 600, "1 hour": 3600, "24 hours": 86_400}
 SLOWER = 5
@@ -92,6 +92,7 @@ def body(span_s: int) -> None:
             st.caption("No worker is running; one starts with the next run.")
 
 
+come_in_through_app(__file__)
 st.title("Devices")
 span = st.segmented_control("History", list(SPANS), default="1 hour", required=True, key="span", bind="query-params")
 body(SPANS[span])

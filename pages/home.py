@@ -5,7 +5,7 @@ import streamlit as st
 from pages.components.cards import TERMINAL, finished_row, recommendation_card, refresh_s, run_card
 from pages.components.format import plain
 from pages.components.hub import catalog, hub, query
-from pages.components.states import empty, guard
+from pages.components.states import come_in_through_app, empty, guard
 from pages.components.tables import run_title
 
 MOST_FINISHED = 6
@@ -48,6 +48,7 @@ def recommendations() -> None:
             recommendation_card(model, row, position)
 
 
+come_in_through_app(__file__)
 st.title("Hybrid Optimization")
 st.markdown("Finds the fastest faithful form of a PyTorch model on this machine. Every number is measured.")
 

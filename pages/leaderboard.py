@@ -4,7 +4,7 @@ import streamlit as st
 
 from pages.components import tables
 from pages.components.hub import catalog, query
-from pages.components.states import asked_for, empty
+from pages.components.states import asked_for, come_in_through_app, empty
 from pages.components.tables import run_title
 
 LIMIT = 200
@@ -18,6 +18,7 @@ def filter_by(param: str, label: str, names: list[str]) -> str:
     return "" if chosen == ALL else chosen
 
 
+come_in_through_app(__file__)
 st.title("Leaderboard")
 known = catalog()
 with st.container(horizontal=True, vertical_alignment="bottom"):

@@ -10,7 +10,7 @@ from pages.components.cards import TERMINAL, cancel_button, progress_bar, refres
 from pages.components.events import event_lines, fetch_events
 from pages.components.format import ago, bytes_text, clock, is_number, percent, plain, recipe_text
 from pages.components.hub import find_run, query
-from pages.components.states import empty, guard, run_from_address, state_badge, unknown_run
+from pages.components.states import come_in_through_app, empty, guard, run_from_address, state_badge, unknown_run
 from pages.components.tables import draw, landed_table, run_title
 
 HISTORY_S = 120
@@ -41,7 +41,7 @@ def numbers(run: dict[str, Any]) -> None:
     counts = f"{run.get('trials_ok') or 0} measured, {run.get('trials_failed') or 0} failed"
     leader = recipe_text(progress["best_key"]) if progress.get("best_key") else "none yet"
     quiet: dict[str, Any] = {"delta_color": "gray", "delta_arrow": "off", "border": True, "height": "stretch"}
-    with st.grid(4, min_column_width=200):
+    with st.grid(4, min_column_width=165):
         st.metric("Best fitness so far", f"{best:.3f}" if is_number(best) else "none yet", plain(leader, 60), **quiet)
         st.metric("Candidates", run.get("trials") or 0, counts, **quiet)
         now = percent(busy[-1] / 100, digits=0) if busy else "unknown"
@@ -79,6 +79,7 @@ def body(run_id: str, was_over: bool) -> None:
                 st.markdown(line)
 
 
+come_in_through_app(__file__)
 st.title("Live")
 run_id = run_from_address("pages/live.py")
 run = find_run(run_id)

@@ -9,7 +9,9 @@ from hybrid_core.errors import HybridError
 from pages.components import form, run_form
 from pages.components.format import plain
 from pages.components.hub import catalog, hub
+from pages.components.states import come_in_through_app
 
+come_in_through_app(__file__)
 state = st.session_state
 st.title("Optimize")
 
@@ -54,3 +56,5 @@ if pressed:
 with st.expander("The same as JSON and as a command"):
     st.code(json.dumps(config, indent=2), language="json")
     st.code(run_form.command_line(config), language="bash", wrap_lines=True)
+    if missing := run_form.without_flag(config):
+        st.caption(plain(f"The command line has no option for {', '.join(missing)}; the JSON above has it all.", 600))

@@ -7,7 +7,7 @@ import streamlit as st
 from pages.components import charts, details, tables
 from pages.components.cards import TERMINAL, state_badge_line, verdict_sentence
 from pages.components.hub import find_run, query
-from pages.components.states import asked_for, empty, guard, run_from_address, unknown_run
+from pages.components.states import asked_for, come_in_through_app, empty, guard, run_from_address, unknown_run
 
 SHOWN = ("all", "measured", "failed")
 ACCURACIES = {"any": 0.0, "90 %": 0.9, "95 %": 0.95, "98 %": 0.98, "99 %": 0.99}
@@ -38,6 +38,7 @@ def candidates_part(trials: list[dict[str, Any]]) -> None:
         st.caption("None of these.")
 
 
+come_in_through_app(__file__)
 st.title("Result")
 run_id = run_from_address("pages/run.py")
 asked_for("show", SHOWN, "the filter")

@@ -43,7 +43,7 @@ def winner(run: Row, result: Row, trials: Sequence[Row]) -> None:
             st.markdown(f"### {plain(recipe_text(run['winner_key']))}")
             if result.get("sentence"):
                 st.markdown(plain(result["sentence"], 600))
-        with st.grid(4, min_column_width=190):
+        with st.grid(4, min_column_width=165):
             for name, title in (("speed", "Speed"), ("memory", "Memory"), ("accuracy", "Accuracy kept")):
                 _ratio_metric(run, result, name, title)
             _fitness_metric(run)

@@ -33,6 +33,13 @@ OPTION_FIELDS = (
     "min_accuracy_preservation",
     "min_speed_improvement",
 )
+# key of the options -> flag of `python -m workers optimize`
+FLAGS = {
+    "min_accuracy_preservation": "min-accuracy",
+    "min_speed_improvement": "min-speed",
+    "num_candidates": "candidates",
+    "max_iterations": "iterations",
+}
 
 
 def default_values(catalog: Mapping[str, Any]) -> Values:
@@ -172,8 +179,24 @@ def fitting_sentence(catalog: Mapping[str, Any], values: Mapping[str, Any]) -> s
 
 
 def command_line(config: Mapping[str, Any]) -> str:
-    """The same run from a terminal."""
-    return f"python -m workers optimize --config {shlex.quote(json.dumps(config, separators=(',', ':')))}"
+    """The same run from a terminal; `without_flag` names what it cannot say."""
+    options = config["options"]
+    weights = ",".join(f"{name}={value:g}" for name, value in options["objective_weights"].items())
+    method = "rl" if options["enable_rl_optimization"] else options["selection_strategy"]
+    said = {name: config[name] for name in ("model", "size", "workload", "device", "threads", "seed", "note")}
+    said |= {"budget": config["budget_s"], "method": method, "weights": weights}
+    said["strategies"] = ",".join(options["optimization_strategies"])
+    said |= {flag: options[name] for name, flag in FLAGS.items()}
+    words = [f"--{name} {shlex.quote(str(value))}" for name, value in said.items() if value != ""]
+    return " ".join(["python -m workers optimize", *words])
+
+
+def without_flag(config: Mapping[str, Any]) -> list[str]:
+    """Options that differ from their defaults and have no flag on the command line."""
+    defaults = HybridOptimizationConfig()
+    known = {*FLAGS, "optimization_strategies", "objective_weights", "enable_rl_optimization", "selection_strategy"}
+    others = {name: value for name, value in config["options"].items() if name not in known}
+    return [f"{name}={value}" for name, value in others.items() if value != getattr(defaults, name)]
 
 
 def submission_token(nonce: str, config: Mapping[str, Any]) -> str:

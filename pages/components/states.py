@@ -18,8 +18,23 @@ from hybrid_core.errors import HubUnavailable, HybridError
 from pages.components.format import plain
 from pages.components.hub import forget
 
+CAME_THROUGH_APP = "came_through_app"
 LOG = logging.getLogger("hybrid.pages")
 STATE_COLOURS = {"queued": "gray", "running": "blue", "finished": "green", "cancelled": "gray", "failed": "red"}
+
+
+def come_in_through_app(page_file: str) -> None:
+    """First line of every page: make sure that app.py, with its table of pages and its error boundary, ran before it.
+
+    A fresh server whose first visitor follows a deep link finds the folder `pages/` by itself and runs the page alone,
+    with file names as the navigation, for every session until somebody opens "/". Calling `st.navigation` once ends
+    that for the whole server; the rerun then goes through app.py.
+    """
+    if not st.session_state.pop(CAME_THROUGH_APP, False):
+        home = st.Page("pages/home.py", default=True)
+        others = [] if page_file.endswith("home.py") else [st.Page(page_file)]
+        st.navigation([home, *others], position="hidden")
+        st.rerun()
 
 
 @contextmanager

@@ -42,7 +42,7 @@ _TIMES = {
 
 
 def trials_table(trials: Sequence[Row]) -> pd.DataFrame:
-    """All trials of a run, failures with their cause; the latest first."""
+    """All trials of a run in the order they were measured, failures with their cause."""
     return pd.DataFrame([_trial_cells(t) for t in trials], columns=list(_trial_cells({})))
 
 

@@ -56,6 +56,8 @@ class NvmlDriver:
         try:
             with self._lock:
                 return getattr(self, f"_{question}")(self._handles[uuid])
+        except self._nvml.NVMLLibraryMismatchError:  # no NVMLError: an older driver without this function's version
+            return None
         except self._nvml.NVMLError as error:
             if error.value in lost:
                 raise CardLost(str(error)) from error

@@ -12,7 +12,7 @@ import io
 import json
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from hybrid_core.errors import HubUnavailable, HybridError, InvalidInput
@@ -65,22 +65,20 @@ class FrameBuffer:
         self._limit_bytes = limit_bytes
         self._bytes = bytearray()
 
-    def feed(self, piece: bytes) -> list[Any]:
-        """Add what arrived and return the values of the frames it completed.
+    def feed(self, piece: bytes) -> Iterator[Any]:
+        """Add what arrived and yield the values of the frames it completed.
 
         Raises:
-            FrameError: a frame is larger than the limit or holds no JSON.
+            FrameError: a frame is larger than the limit or holds no JSON; what came before it was yielded.
         """
         self._bytes += piece
-        values = []
         while len(self._bytes) >= _HEADER.size:
             (size,) = _HEADER.unpack_from(self._bytes)
             if size <= self._limit_bytes and len(self._bytes) < _HEADER.size + size:
                 break
             taken = bytes(self._bytes[: _HEADER.size + size])
-            values.append(read_frame(io.BytesIO(taken).read, self._limit_bytes))
             del self._bytes[: len(taken)]
-        return values
+            yield read_frame(io.BytesIO(taken).read, self._limit_bytes)
 
 
 def read_exactly(receive: Receive, size: int) -> bytes:
@@ -93,7 +91,7 @@ def read_exactly(receive: Receive, size: int) -> bytes:
     while len(parts) < size:
         part = receive(min(size - len(parts), 1 << 20))
         if not part:
-            raise PeerGone("the connection was closed in the middle of a message" if parts else "connection closed")
+            raise PeerGone("the other side closed the connection")
         parts += part
     return bytes(parts)
 

@@ -25,7 +25,7 @@ def follow(client: Client, run_id: str, stream: IO[str], sleep: Callable[[float]
     bar_format = "{desc} |{bar:24}| {n_fmt}/{total_fmt} trials{postfix}"
     with tqdm(total=0, file=stream, bar_format=bar_format, dynamic_ncols=True, leave=False) as bar:
         bar.set_description_str("waiting for the device")
-        after = 0
+        after, shown, age_s = 0, None, 0.0
         while True:
             row = client.query("run", run_id=run_id)[0]
             events = client.query("events", run_id=run_id, after=after)
@@ -33,15 +33,19 @@ def follow(client: Client, run_id: str, stream: IO[str], sleep: Callable[[float]
                 after = event["event_id"]
                 if line := event_line(event["kind"], json.loads(event["data_json"])):
                     tqdm.write(line, file=stream)
-            show_progress(bar, json.loads(row["progress_json"] or "{}"))
+            # Where the output is a file each refresh is a line of it, so only news is shown there.
+            if row["progress_json"] != shown or stream.isatty():
+                age_s = 0.0 if row["progress_json"] != shown else age_s + POLL_S
+                shown = row["progress_json"]
+                show_progress(bar, json.loads(shown or "{}"), age_s)
             if row["state"] in TERMINAL_STATES and not events:
                 return row
             if len(events) < 500:
                 sleep(POLL_S)
 
 
-def show_progress(bar: Any, progress: Row) -> None:
-    """Put one progress event into the bar."""
+def show_progress(bar: Any, progress: Row, age_s: float = 0.0) -> None:
+    """Put one progress event, that old, into the bar."""
     if not progress:
         return
     bar.set_description_str(str(progress.get("stage") or "running"), refresh=False)
@@ -50,7 +54,7 @@ def show_progress(bar: Any, progress: Row) -> None:
     if progress.get("best_key"):
         parts.append(f"best {progress['best_fitness']:.3f} {progress['best_key']}")
     if progress.get("remaining_s") is not None:
-        parts.append(f"about {progress['remaining_s']:.0f} s left")
+        parts.append(f"about {max(0.0, progress['remaining_s'] - age_s):.0f} s left")
     bar.set_postfix_str(", ".join(parts), refresh=True)
 
 

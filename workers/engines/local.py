@@ -69,7 +69,6 @@ def measure_environment(scratch: Path, threads: int, cookie: str) -> dict[str, s
         "OMP_WAIT_POLICY": "PASSIVE",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "HF_HUB_OFFLINE": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
         COOKIE_VARIABLE: cookie,
     }
@@ -228,11 +227,16 @@ def kill_group(group: int) -> None:
 
 
 def kill_by_cookie(cookie: str) -> None:
-    """Kill what left the process group (setsid, double fork) but still carries the trial's cookie."""
+    """Kill whatever carries the trial's cookie, wherever it went (setsid, double fork), and wait until it is gone."""
+    killed = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.pid != os.getpid() and process.environ().get(COOKIE_VARIABLE) == cookie:
                 process.kill()
+                # Waiting for our own child here would take its exit code from whoever watches it.
+                if process.ppid() != os.getpid():
+                    killed.append(process)
+    psutil.wait_procs(killed, timeout=EXIT_GRACE_S)
 
 
 @contextlib.contextmanager

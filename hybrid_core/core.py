@@ -8,6 +8,7 @@ calling process (see `hybrid_core.measured_module`). Each figure in a result is 
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections import Counter
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from torch import nn
 from hybrid_core.adaptive.history import HistoryRow
 from hybrid_core.candidate_selector import Candidate, CandidateSelector
 from hybrid_core.candidates import HybridOptimizationStrategy, generate_candidates
-from hybrid_core.config import HybridOptimizationConfig, RunConfig
+from hybrid_core.config import HybridOptimizationConfig
 from hybrid_core.measured_module import (
     DEFAULT_BUDGET_S,
     RATIOS,
@@ -65,17 +66,16 @@ class HybridOptimizationCore:
         Raises:
             InvalidInput: the module, the inputs or the budget are not allowed.
         """
-        run = RunConfig(model=type(model).__name__, size="own", budget_s=budget_s, seed=self.seed, options=self.config)
         measured = MeasuredModule(model, example_inputs, budget_s=budget_s, seed=self.seed)
         events: list[tuple[str, dict[str, Any]]] = []
         found = run_search(
-            run,
+            dataclasses.replace(measured.run, options=self.config),
             measured.space(self.config),
             measured.measure,
             lambda kind, data: events.append((kind, data)),
-            history=[row for row in self._rows if row.family == run.model],
+            history=[row for row in self._rows if row.family == measured.run.model],
         )
-        self._remember(run.model, measured, events)
+        self._remember(measured, events)
         result = describe(found, measured.trials, events)
         self.optimization_history.append(result)
         return measured.build(found.winner), result
@@ -89,7 +89,7 @@ class HybridOptimizationCore:
         """
         measured = MeasuredModule(model, example_inputs, budget_s=budget_s, seed=self.seed)
         candidates, self.missing_candidates = generate_candidates(measured, measured.space(self.config), self.config)
-        self._remember(type(model).__name__, measured, [])
+        self._remember(measured, [])
         return candidates
 
     def get_optimization_report(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class HybridOptimizationCore:
             report["rl_performance"] = _rl_performance(trained)
         return report
 
-    def _remember(self, family: str, measured: MeasuredModule, events: list[tuple[str, dict[str, Any]]]) -> None:
+    def _remember(self, measured: MeasuredModule, events: list[tuple[str, dict[str, Any]]]) -> None:
         """Keep what the next search on a module of this class may start from, and what the policy reported."""
         self._rl_details += [data["details"] for kind, data in events if kind == "selection" and data["method"] == "rl"]
         for trial in measured.trials:
@@ -131,8 +131,8 @@ class HybridOptimizationCore:
             self._rows.append(
                 HistoryRow(
                     recipe_key=trial.recipe.key,
-                    model=family,
-                    family=family,
+                    model=measured.run.model,
+                    family=measured.run.model,
                     workload=situation.workload.name,
                     device=str(situation.device),
                     outcome=str(trial.outcome),

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from hybrid_core.application import situation_of
-from hybrid_core.config import HybridOptimizationConfig
+from hybrid_core.config import HybridOptimizationConfig, RunConfig
 from hybrid_core.errors import InvalidInput
 from hybrid_core.evaluation import case_from_module, evaluate
 from hybrid_core.examples import private_copy
@@ -37,6 +37,7 @@ class MeasuredModule:
     """One module of the caller with its example inputs, ready to have recipes measured on it.
 
     Attributes:
+        run: the validated budget and seed, as the search takes them.
         situation: the call that is optimized.
         trials: every trial so far, in order.
     """
@@ -44,6 +45,7 @@ class MeasuredModule:
     def __init__(
         self, model: nn.Module, example_inputs: Any = None, *, budget_s: float = DEFAULT_BUDGET_S, seed: int = 0
     ) -> None:
+        self.run = RunConfig(model=type(model).__name__, size="own", budget_s=budget_s, seed=seed)
         self.situation: Situation = situation_of(model, example_inputs)
         self._original = private_copy(model)
         self.budget_s = budget_s

@@ -55,9 +55,7 @@ def case_from_registry(subject: Subject) -> Case:
     workloads = entry.workloads(subject.size)
     if subject.workload.kind not in {workload.kind for workload in workloads}:
         known = "; ".join(workload.label for workload in workloads)
-        raise InvalidInput(
-            f"{subject.model} cannot run '{subject.workload.label}'; choose one of: {known}"
-        )
+        raise InvalidInput(f"{subject.model} cannot run '{subject.workload.label}'; choose one of: {known}")
     return Case(
         build=lambda: entry.build(subject.size, subject.seed),
         make_inputs=lambda generator: entry.make_inputs(subject.size, subject.workload, generator),

@@ -30,8 +30,8 @@ def process_state(*, with_random: bool = True) -> dict[str, Any]:
         "float32 matmul precision": torch.get_float32_matmul_precision(),
     }
     if with_random:
-        state["torch's random state"] = torch.get_rng_state().numpy().tobytes()
-        state["Python's random state"] = random.getstate()
+        state["random state of torch"] = torch.get_rng_state().numpy().tobytes()
+        state["random state of Python"] = random.getstate()
     return state
 
 
@@ -53,7 +53,7 @@ def changed_settings(before: dict[str, Any], after: dict[str, Any]) -> frozenset
 def restored_state(threads: int) -> Iterator[None]:
     """Run with `threads` threads and put the process's settings back afterwards, whatever the candidate did."""
     saved = (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_rng_state())
-    precision = torch.get_float32_matmul_precision()
+    precision, python_random = torch.get_float32_matmul_precision(), random.getstate()
     if threads > 0:
         torch.set_num_threads(threads)
     try:
@@ -64,6 +64,7 @@ def restored_state(threads: int) -> Iterator[None]:
         torch.set_grad_enabled(saved[2])
         torch.set_rng_state(saved[3])
         torch.set_float32_matmul_precision(precision)
+        random.setstate(python_random)
 
 
 def mutation_fault(before: Any, after: Any) -> str:

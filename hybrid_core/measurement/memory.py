@@ -10,10 +10,11 @@ freed heap is reused, and below tens of megabytes it shows nothing.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import resource
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,13 +99,24 @@ def live_storages(ignore: Iterable[Any] = ()) -> Storages:
     """Storages of every tensor that Python keeps alive now; `ignore` lists tensors that do not count."""
     gc.collect()
     found: Storages = {}
-    for candidate in gc.get_objects():
-        if issubclass(type(candidate), torch.Tensor):
-            found.update(storages_of(candidate))
+    # By type and not by isinstance, which asks proxies for their __class__ and wakes lazy modules.
+    for tensor in [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]:
+        found.update(storages_of(tensor))
     for tensor in ignore:
         for key in storages_of(tensor):
             found.pop(key, None)
     return found
+
+
+@contextlib.contextmanager
+def existing_storages() -> Iterator[Storages]:
+    """The storages alive now; what exists is set apart from the collector meanwhile, so later censuses are quick."""
+    before = live_storages()
+    gc.freeze()
+    try:
+        yield before
+    finally:
+        gc.unfreeze()
 
 
 def held_bytes(model: nn.Module, before: Storages, after: Storages) -> int:
@@ -128,10 +140,12 @@ def live_peak_bytes(case: Case, model: nn.Module, inputs: Any) -> tuple[int, int
 
 def allocated_peak(work: Callable[[], object]) -> int:
     """Peak of the running sum of the CPU allocator's events while `work` runs."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
+    # Not torch.profiler.profile, which imports all of inductor, nor its events(), a tree that takes seconds to build.
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
         work()
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    results = profile.kineto_results
+    assert results is not None, "a finished profile has results"
+    events = [event for event in results.events() if event.name() == "[memory]"]
     on_cpu = sorted((e.start_ns(), i, e.nbytes()) for i, e in enumerate(events) if "CPU" in str(e.device_type()))
     peak = running = 0
     for _, _, nbytes in on_cpu:

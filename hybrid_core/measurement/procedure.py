@@ -8,6 +8,7 @@ quantized model can change its error. Whatever condemns the candidate is raised 
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -66,6 +67,7 @@ class _Trial:
     first_call_s: float = 0.0
     first_counts: CompileCounts = field(default_factory=CompileCounts)
     noise: float = 0.0
+    seeds: int = 0
     errors: Comparison = field(default_factory=Comparison)
     warnings: list[str] = field(default_factory=list)
 
@@ -86,7 +88,13 @@ def measure(case: Case, change: Change, limits: MeasureLimits, enter: Callable[[
         InvalidInput: the untouched model itself cannot be measured.
     """
     enter("build")
-    trial = _build(case, change, limits)
+    example = case.fresh_inputs(case.generator("example"))
+    with memory.existing_storages() as census:
+        return _run_phases(_build(case, change, limits, example, census), enter)
+
+
+def _run_phases(trial: _Trial, enter: Callable[[str], None]) -> Measurement:
+    case, limits = trial.case, trial.limits
     enter("transform")
     transform_s = _transform(trial)
     enter("compile")
@@ -114,10 +122,8 @@ def measure(case: Case, change: Change, limits: MeasureLimits, enter: Callable[[
     return _measurement(trial, timing, baseline_memory, candidate_memory, quality, preservation, environment)
 
 
-def _build(case: Case, change: Change, limits: MeasureLimits) -> _Trial:
+def _build(case: Case, change: Change, limits: MeasureLimits, example: Any, census: memory.Storages) -> _Trial:
     """Baseline and candidate from scratch; the baseline alone is called, and must be fit to be compared with."""
-    example = case.fresh_inputs(case.generator("example"))
-    census = memory.live_storages()
     baseline = case.build_model()
     fault = guards.training_fault(baseline)
     if fault:
@@ -125,7 +131,7 @@ def _build(case: Case, change: Change, limits: MeasureLimits) -> _Trial:
     seconds, output = latency.time_first_call(case, baseline, example)
     _refuse_bad_baseline(output)
     del output
-    after = memory.live_storages()
+    after = census | memory.live_storages()
     held = memory.held_bytes(baseline, census, after)
     weights = guards.weights_fingerprint(baseline)
     return _Trial(
@@ -194,6 +200,7 @@ def _check_correctness(trial: _Trial) -> int:
 
 def _ask_baseline(trial: _Trial, inputs: Any, *, is_first: bool) -> tuple[Any, frozenset[str]]:
     """Its answer, and what it itself does to the process or its inputs, which a candidate may then do too."""
+    _disturb_random_state(trial)
     before, given = guards.process_state(), clone_tensors(inputs)
     answer = clone_tensors(trial.answer(trial.baseline, given))
     allowed = set(guards.changed_settings(before, guards.process_state()))
@@ -210,6 +217,7 @@ def _ask_baseline(trial: _Trial, inputs: Any, *, is_first: bool) -> tuple[Any, f
 
 
 def _ask_candidate(trial: _Trial, inputs: Any, expected: Any, allowed: frozenset[str]) -> Any:
+    _disturb_random_state(trial)
     before, kept = guards.process_state(), clone_tensors(inputs)
     answer = trial.answer(trial.candidate, inputs)
     _refuse(guards.state_fault(before, guards.process_state(), allowed), "correctness")
@@ -217,6 +225,13 @@ def _ask_candidate(trial: _Trial, inputs: Any, expected: Any, allowed: frozenset
         _refuse(guards.mutation_fault(kept, inputs), "correctness")
     _compare(trial, expected, answer, "correctness")
     return clone_tensors(answer)
+
+
+def _disturb_random_state(trial: _Trial) -> None:
+    """A new state before every call: whoever always seeds the same way would find it as he left it."""
+    trial.seeds += 1
+    torch.manual_seed(trial.seeds)
+    random.seed(trial.seeds)
 
 
 def _refuse_shared_buffers(trial: _Trial, generator: torch.Generator) -> None:

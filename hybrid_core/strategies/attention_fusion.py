@@ -9,10 +9,27 @@ proven equal is replaced. Sources: FlashAttention, Dao et al. 2022 (arXiv 2205.1
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import nn
 
 from hybrid_core.errors import StrategyUnsupported
-from hybrid_core.strategies.base import Applied, Conflict, Setting, Situation
+from hybrid_core.strategies.attention_search import Call, Findings, find_attention
+from hybrid_core.strategies.base import (
+    Applied,
+    Conflict,
+    Setting,
+    Situation,
+    list_briefly,
+    refuse_when,
+    replace_submodule,
+    run_example,
+)
+from hybrid_core.strategies.fused_attention import Forms, FusedAttention
+
+# A module that returns its probabilities may stand in one that drops them; further out the export only grows.
+MOST_OUTWARD = 3
 
 
 class AttentionFusion:
@@ -39,9 +56,70 @@ class AttentionFusion:
         return None
 
     def unsupported(self, setting: str, model: nn.Module, situation: Situation) -> str | None:
-        """Whether there is attention is only known by running the example, which `apply` does."""
-        return None
+        """Training is refused; whether there is attention is only known by running the example, which `apply` does."""
+        return "the model is in training mode; call eval() first" if model.training else None
 
     def apply(self, setting: str, model: nn.Module, situation: Situation) -> Applied:
         """Find, rewrite and replace every written-out attention of the model."""
-        raise StrategyUnsupported("the rewrite is not finished")
+        refuse_when(self.unsupported(setting, model, situation))
+        findings = find_attention(model, situation)
+        if not findings.sites:
+            raise StrategyUnsupported(_why_none(findings))
+        replaced, reasons, shared = [], [], {}
+        for outwards in findings.sites.values():
+            try:
+                model, name = _fuse(model, outwards, shared)
+                replaced.append(name)
+            except StrategyUnsupported as refusal:
+                reasons.append(f"{outwards[0].name or 'the model'}: {refusal}")
+        if not replaced:
+            raise StrategyUnsupported(f"no attention could be fused; {list_briefly(list(dict.fromkeys(reasons)), 2)}")
+        run_example(model, situation)
+        done = (
+            f"replaced {len(replaced)} of {len(findings.sites)} written-out attentions by scaled_dot_product_attention"
+        )
+        refused = (f"left as it was: {list_briefly(reasons, 3)}",) if reasons else ()
+        return Applied(model, (f"{done} ({list_briefly(replaced)})", *refused))
+
+
+def _why_none(findings: Findings) -> str:
+    if findings.fused:
+        where = list_briefly(findings.fused)
+        return f"attention already calls the fused kernel (nn.MultiheadAttention or scaled_dot_product_attention, in {where})"
+    return "no softmax runs in the example, so there is no written-out attention to fuse"
+
+
+def _fuse(model: nn.Module, outwards: tuple[Call, ...], shared: dict[Any, Forms]) -> tuple[nn.Module, str]:
+    """Replace the module that computes the attention, or the next one outwards that does not return probabilities."""
+    first: StrategyUnsupported | None = None
+    for call in outwards[:MOST_OUTWARD]:
+        key = fingerprint(call.module)
+        fused = FusedAttention(call.module, shared.get(key) if key is not None else None)
+        try:
+            if not fused.forms.known:
+                fused.learn(call.args, call.kwargs)
+        except StrategyUnsupported as refusal:
+            first = first or refusal
+            if "returned" not in str(refusal):
+                break
+            continue
+        if key is not None:
+            shared[key] = fused.forms
+        return replace_submodule(model, call.name, fused), call.name
+    assert first is not None, "every site has at least the module that ran the softmax"
+    raise first
+
+
+def fingerprint(module: nn.Module) -> tuple[Any, ...] | None:
+    """Equal for modules whose exported text is certainly the same; None where an attribute cannot be compared."""
+    parts: list[Any] = []
+    for name, part in module.named_modules():
+        parts.append((name, type(part)))
+        for key, value in sorted(vars(part).items()):
+            if key in ("_parameters", "_buffers"):
+                parts += [(k, None if t is None else (t.shape, t.dtype)) for k, t in value.items()]
+            elif not key.startswith(("_", "training")) and not isinstance(value, torch.nn.Module):
+                if not isinstance(value, int | float | str | bool | tuple | None):
+                    return None
+                parts.append((key, value))
+    return tuple(parts)

@@ -1,0 +1,74 @@
+"""Compiles a model in place, so that it stays the same object with the same attributes and the same ways to call it.
+
+`nn.Module.__call__` looks for a compiled call and uses it; that slot is filled here. Compilation happens at the first
+call, where it is timed apart. A model that is compiled again and again (each new size of a cache, say) would run
+uncompiled after the limit without a word; here that is an error that says so.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from hybrid_core.strategies.base import Applied, Situation
+
+
+class CompiledCall:
+    """The compiled form of one module's call; copies of the module get one of their own."""
+
+    def __init__(self, model: nn.Module, dynamic: bool | None, freezing: bool) -> None:
+        self.model, self.dynamic, self.freezing = model, dynamic, freezing
+        self._run = torch.compile(model._call_impl, dynamic=dynamic)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model; the first call of each form compiles."""
+        with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+            if not self.freezing:
+                return self._run(*args, **kwargs)
+            # Freezing is decided while tracing, from this global switch, and only without gradients.
+            with torch.no_grad(), torch._inductor.config.patch(freezing=True):
+                return self._run(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledCall:
+        return CompiledCall(memo[id(self.model)], self.dynamic, self.freezing)
+
+
+def compile_in_place(model: nn.Module, situation: Situation, freezing: bool) -> Applied:
+    """Fill the compiled slot. A decode's cache grows, so its sizes may become symbolic; elsewhere each size is fixed."""
+    dynamic = None if situation.workload.kind == "decode" else False
+    model._compiled_call_impl = CompiledCall(model, dynamic, freezing)  # type: ignore[assignment]
+    sizes = "sizes that change become symbolic" if dynamic is None else "for fixed sizes"
+    weights = ", weights frozen as constants" if freezing else ""
+    return Applied(model, (f"the call of {type(model).__name__} is compiled by torch.compile {sizes}{weights}",))
+
+
+@cache
+def no_compiler_reason(device: str) -> str | None:
+    """Why kernels cannot be generated for this device; None when they can."""
+    if device.startswith("cuda"):
+        return _no_triton_reason()
+    from torch._inductor.cpp_builder import get_cpp_compiler  # late: importing the compiler costs seconds
+
+    try:
+        compiler = get_cpp_compiler()
+        subprocess.run(
+            [compiler, "-x", "c++", "-std=c++17", "-fsyntax-only", "-"],
+            input=b"#include <vector>\nint main() { return 0; }\n",
+            capture_output=True,
+            check=True,
+            timeout=60,
+        )
+    except Exception as error:  # the compiler search raises classes of its own, which vary with the version
+        first = (str(error).splitlines() or [""])[0]
+        return f"no working C++ compiler was found ({type(error).__name__}: {first}); install g++ or set CXX"
+    return None
+
+
+def _no_triton_reason() -> str | None:
+    from torch.utils._triton import has_triton
+
+    return None if has_triton() else "torch.compile needs Triton on a GPU and it is not installed or finds no GPU"

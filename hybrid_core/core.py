@@ -31,6 +31,7 @@ from hybrid_core.measured_module import (
 from hybrid_core.records import Estimate, Trial, to_json
 from hybrid_core.search.loop import run_search
 from hybrid_core.search.result import SearchResult
+from hybrid_core.search.space import Space
 
 NOTHING_YET = "No optimizations performed yet"
 RL_MEANS = {"avg_policy_loss": "policy_loss", "avg_value_loss": "value_loss", "avg_rl_reward": "returns"}
@@ -68,15 +69,16 @@ class HybridOptimizationCore:
         """
         measured = MeasuredModule(model, example_inputs, budget_s=budget_s, seed=self.seed)
         events: list[tuple[str, dict[str, Any]]] = []
+        space = measured.space(self.config)
         found = run_search(
             dataclasses.replace(measured.run, options=self.config),
-            measured.space(self.config),
+            space,
             measured.measure,
             lambda kind, data: events.append((kind, data)),
             history=[row for row in self._rows if row.family == measured.run.model],
         )
         self._remember(measured, events)
-        result = describe(found, measured.trials, events)
+        result = describe(found, measured.trials, skipped_settings(space, found, measured.trials, events))
         self.optimization_history.append(result)
         return measured.build(found.winner), result
 
@@ -148,7 +150,7 @@ def create_hybrid_optimization_core(config: Mapping[str, Any] | None = None) -> 
     return HybridOptimizationCore(HybridOptimizationConfig.from_dict(config))
 
 
-def describe(found: SearchResult, trials: list[Trial], events: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+def describe(found: SearchResult, trials: list[Trial], skipped: Mapping[str, str]) -> dict[str, Any]:
     """The documented result of a search, JSON-able: plain numbers and text only."""
     winner = found.winner_trial.measurement if found.improved and found.winner_trial else None
     working = {t.recipe.key: t.recipe for t in trials if t.is_ok and not t.recipe.is_baseline}
@@ -165,13 +167,23 @@ def describe(found: SearchResult, trials: list[Trial], events: list[tuple[str, d
         "baseline_fitness": found.baseline_fitness,
         "noise_floor": found.noise_floor,
         "trials": [trial_summary(trial, found.noise_floor) for trial in trials],
-        "skipped": [{"key": data["key"], "reason": data["reason"]} for kind, data in events if kind == "skipped"],
+        "skipped": [{"key": key, "reason": reason} for key, reason in skipped.items()],
         "pareto_front": list(found.front_keys),
         "sentence": found.sentence,
         "stop_reason": found.stop_reason,
         "iterations": found.iterations,
     }
     return result
+
+
+def skipped_settings(
+    space: Space, found: SearchResult, trials: list[Trial], events: list[tuple[str, dict[str, Any]]]
+) -> dict[str, str]:
+    """Why recipes were not measured: what the search said, and its reason to stop for the single settings left over."""
+    said = {data["key"]: data["reason"] for kind, data in events if kind == "skipped"}
+    measured = {trial.recipe.key for trial in trials}
+    left = [recipe.key for recipe in space.singles if recipe.key not in measured and recipe.key not in said]
+    return said | {key: f"not measured: {found.stop_reason}" for key in left}
 
 
 def _rl_performance(trained: list[Mapping[str, Any]]) -> dict[str, float]:

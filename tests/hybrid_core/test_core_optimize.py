@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -18,6 +19,7 @@ from hybrid_core.core import HybridOptimizationCore
 from hybrid_core.errors import InvalidInput, StrategyUnsupported
 from hybrid_core.measured_module import MeasuredModule, strategy_name
 from hybrid_core.records import (
+    STRATEGY_NAMES,
     Estimate,
     MeasureLimits,
     Measurement,
@@ -267,7 +269,7 @@ def test_what_does_not_fit_into_the_budget_is_skipped_and_said(measured_by_table
     measured_by_table.table["kernel_fusion=fold"] = (1.0, 1.0, 1.0)
     _, result = core(optimization_strategies=["kernel_fusion"]).hybrid_optimize_module(model, budget_s=10)
     skipped = {entry["key"]: entry["reason"] for entry in result["skipped"]}
-    assert "kernel_fusion=compile" in skipped and skipped["kernel_fusion=compile"]
+    assert "the budget of 10 s has no room" in skipped["kernel_fusion=compile"]
     assert "kernel_fusion=compile" not in [trial["key"] for trial in result["trials"]]
 
 
@@ -302,14 +304,30 @@ def test_the_report_counts_what_happened_and_is_json(measured_by_table, model):
         assert report[f"{name}_enabled"] is True
 
 
-def test_the_report_says_what_the_policy_learned_when_it_was_trained(measured_by_table, model):
-    hybrid = core()
+def test_the_report_says_what_the_policy_learned_and_only_from_trained_policies(measured_by_table, model):
+    hybrid = core(enable_rl_optimization=False)
+    hybrid.hybrid_optimize_module(model)
+    assert "rl_performance" not in hybrid.get_optimization_report()
     hybrid._rl_details = [
         {"trained": True, "episodes": 32, "policy_loss": [1.0, 3.0], "value_loss": [], "returns": [0.5]},
         {"trained": False, "reason": "too few"},
     ]
-    hybrid.hybrid_optimize_module(model)
-    assert hybrid.get_optimization_report()["rl_performance"]["total_rl_episodes"] >= 32
+    assert hybrid.get_optimization_report()["rl_performance"] == {
+        "total_rl_episodes": 32,
+        "avg_policy_loss": 2.0,
+        "avg_rl_reward": 0.5,
+    }
+
+
+def test_with_rl_on_a_search_trains_a_policy_on_its_own_measurements(measured_by_table, model):
+    singles = (BF16, SLICES, "kernel_fusion=fold", "attention_fusion=sdpa")
+    for size in (1, 2, 3, 4):
+        for parts in itertools.combinations(sorted(singles), size):
+            measured_by_table.table.setdefault("+".join(parts), (1.0 + 0.01 * size, 1.0, 1.0))
+    hybrid = core(num_candidates=1, convergence_threshold=0.0, optimization_strategies=list(STRATEGY_NAMES))
+    _, result = hybrid.hybrid_optimize_module(model)
+    assert result["recipe"] == {"quantization": "bfloat16", "memory_pooling": "micro_batch"}
+    assert hybrid.get_optimization_report()["rl_performance"]["total_rl_episodes"] >= 4 * 8
 
 
 def test_a_second_search_starts_from_what_the_first_found_unless_switched_off(measured_by_table, model, monkeypatch):

@@ -65,7 +65,9 @@ class AttentionFusion:
         findings = find_attention(model, situation)
         if not findings.sites:
             raise StrategyUnsupported(_why_none(findings))
-        replaced, reasons, shared = [], [], {}
+        replaced: list[str] = []
+        reasons: list[str] = []
+        shared: dict[Any, Forms] = {}
         for outwards in findings.sites.values():
             try:
                 model, name = _fuse(model, outwards, shared)
@@ -85,7 +87,10 @@ class AttentionFusion:
 def _why_none(findings: Findings) -> str:
     if findings.fused:
         where = list_briefly(findings.fused)
-        return f"attention already calls the fused kernel (nn.MultiheadAttention or scaled_dot_product_attention, in {where})"
+        return (
+            "attention already calls the fused kernel, by nn.MultiheadAttention or scaled_dot_product_attention "
+            f"(in {where})"
+        )
     return "no softmax runs in the example, so there is no written-out attention to fuse"
 
 

@@ -27,7 +27,7 @@ class Setting:
     """One concrete choice inside a strategy.
 
     `stage` orders the steps of a recipe: smaller is applied first. `exact` is True when only rounding may change the
-    outputs. `expected_cost_s` is a prior for the seconds that `apply` and the first call take together on a small model.
+    outputs. `expected_cost_s` is a prior for the seconds that `apply` and the first call take on a small model.
     """
 
     name: str
@@ -81,12 +81,35 @@ class Applied:
 class Strategy(Protocol):
     """One family of transformations. `claimed` holds the figures the original document promised, to be tested."""
 
-    name: str
-    title: str
-    purpose: str
-    settings: tuple[Setting, ...]
-    conflicts: tuple[Conflict, ...]
-    claimed: dict[str, float]
+    @property
+    def name(self) -> str:
+        """The key in recipes and tables."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """What a page shows."""
+        ...
+
+    @property
+    def purpose(self) -> str:
+        """One sentence."""
+        ...
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """The choices, in the order a page lists them."""
+        ...
+
+    @property
+    def conflicts(self) -> tuple[Conflict, ...]:
+        """Settings of other strategies that cannot stand in the same recipe, said here only."""
+        ...
+
+    @property
+    def claimed(self) -> dict[str, float]:
+        """The document's figures for speed, memory and accuracy."""
+        ...
 
     def unavailable(self, setting: str, device: str) -> str | None:
         """Why this machine cannot do it, in one sentence; None when it can."""

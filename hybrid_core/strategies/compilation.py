@@ -38,7 +38,7 @@ class CompiledCall:
 
 
 def compile_in_place(model: nn.Module, situation: Situation, freezing: bool) -> Applied:
-    """Fill the compiled slot. A decode's cache grows, so its sizes may become symbolic; elsewhere each size is fixed."""
+    """Fill the compiled slot. A decode's cache grows, so sizes may become symbolic; elsewhere each is fixed."""
     dynamic = None if situation.workload.kind == "decode" else False
     model._compiled_call_impl = CompiledCall(model, dynamic, freezing)  # type: ignore[assignment]
     sizes = "sizes that change become symbolic" if dynamic is None else "for fixed sizes"

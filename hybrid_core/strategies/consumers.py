@@ -52,9 +52,9 @@ def watch_readers(
     return watch.found
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, producers: set[nn.Module], readers: set[nn.Module]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found = Readers()
         self.made_by: dict[int, nn.Module] = {}
         self.alive: list[Tensor] = []  # so that no storage address is used twice
@@ -93,7 +93,7 @@ class _Watch(TorchDispatchMode):
         if module in self.producers and isinstance(output, Tensor):
             self.alive.append(output)
             self.made_by[output.untyped_storage()._cdata] = module
-            self.found.example_output[module] = output.detach()
+            self.found.example_output[module] = output
 
 
 def parameter_owners(model: nn.Module) -> Counter[int]:

@@ -29,8 +29,8 @@ def fold_constants(model: nn.Module, situation: Situation) -> Applied:
     norms = _fold_norms(model, situation)
     if not batch_norms and not norms:
         raise StrategyUnsupported(
-            "nothing can be folded: no batch norm follows a convolution or linear layer alone, and no norm with a scale "
-            "is read by nn.Linear layers only"
+            "nothing can be folded: no batch norm is the only reader of a convolution or linear layer, and no norm "
+            "with a scale is read by nn.Linear layers only"
         )
     _check_close(before, run_example(model, situation))
     changes = []
@@ -42,8 +42,8 @@ def fold_constants(model: nn.Module, situation: Situation) -> Applied:
 
 
 def _fold_batch_norms(model: nn.Module, situation: Situation) -> list[str]:
-    layers = {m for m in model.modules() if type(m) in (*CONVOLUTIONS, nn.Linear)}
-    norms = {m for m in model.modules() if type(m) in BATCH_NORMS and m.track_running_stats}
+    layers: set[nn.Module] = {m for m in model.modules() if type(m) in (*CONVOLUTIONS, nn.Linear)}
+    norms: set[nn.Module] = {m for m in model.modules() if type(m) in BATCH_NORMS and m.track_running_stats}
     if not layers or not norms:
         return []
     found = watch_readers(model, situation, layers, norms)
@@ -65,7 +65,7 @@ def _fold_batch_norms(model: nn.Module, situation: Situation) -> list[str]:
 
 def _fold_norms(model: nn.Module, situation: Situation) -> list[str]:
     norms = {m: plain for m in model.modules() if (plain := plain_norm(m)) is not None}
-    linears = {m for m in model.modules() if type(m) is nn.Linear}
+    linears: set[nn.Module] = {m for m in model.modules() if type(m) is nn.Linear}
     if not norms or not linears:
         return []
     found = watch_readers(model, situation, set(norms), linears)

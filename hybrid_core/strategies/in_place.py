@@ -1,8 +1,8 @@
 """Writes elementwise results into their input's buffer, wherever it is proven that nobody else can see that buffer.
 
 Each module's own forward is traced with its children closed. A result may be overwritten when the operation that made
-it always returns new memory (never a view or its own input), when nothing else reads it, and when the example shows that
-shape and type stay the same. Everything else is left alone. Source of the idea: Chen et al. 2016, section 3
+it always returns new memory (never a view or its own input), when nothing else reads it, and when the example shows
+that shape and type stay the same. Everything else is left alone. Source of the idea: Chen et al. 2016, section 3
 (arXiv 1604.06174).
 """
 
@@ -22,7 +22,7 @@ from hybrid_core.strategies.attention_search import Call, is_torch_module, recor
 from hybrid_core.strategies.base import Applied, Situation, list_briefly, run_example, tensors_in
 from hybrid_core.strategies.own_body import Body, bind_arguments, install_body, trace_body
 
-# Children and functions that always return new memory. Conversions and reshapes are not here: they may return their input.
+# Children and functions that always return new memory. Conversions and reshapes may return their input, so: not here.
 FRESH_MODULES = (
     nn.Linear, quantized_dynamic.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.BatchNorm1d,
     nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.Embedding, nn.SiLU, nn.GELU, nn.ReLU,
@@ -117,8 +117,8 @@ class _Observer(Interpreter):
 def _observe(call: Call, body: Body) -> dict[Node, tuple[torch.Size, torch.dtype]] | None:
     arguments = bind_arguments(call.module, call.args, call.kwargs)
     assert arguments is not None, "the body was traced, so the arguments bind"
-    observer = _Observer(GraphModule(call.module, body.graph))
-    graph_nodes, copied = list(body.graph.nodes), list(observer.module.graph.nodes)
+    traced = GraphModule(call.module, body.graph)
+    observer, graph_nodes, copied = _Observer(traced), list(body.graph.nodes), list(traced.graph.nodes)
     try:
         with torch.no_grad():
             observer.run(*(arguments[name] for name in body.names))

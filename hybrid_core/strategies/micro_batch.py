@@ -8,7 +8,6 @@ slices, so that a compiled model is sliced outside its compiled code. Source: mi
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -60,9 +59,8 @@ def _check_rows_are_independent(whole: Any, sliced: Any) -> None:
             )
 
 
-@cache
 def _sliced_class(plain: type[nn.Module]) -> type[nn.Module]:
-    """A subclass whose call runs slices; one per class, so that copies of a model share it."""
+    """A subclass whose call runs slices."""
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         def run(*a: Any, **k: Any) -> Any:

@@ -44,7 +44,7 @@ class Quantization:
     settings = (
         Setting(
             name="int8_dynamic",
-            sentence="Linear layers keep int8 weights (one scale per output channel) and quantize activations per call.",
+            sentence="Linear layers keep int8 weights, one scale per output channel, and quantize inputs at each call.",
             stage=40,
             exact=False,
             expected_cost_s=2.0,
@@ -123,7 +123,7 @@ def _int8_linear(layer: nn.Linear) -> nn.Module:
     """The packed int8 copy of one layer; leaves the layer as it was."""
     layer.qconfig = per_channel_dynamic_qconfig  # type: ignore[assignment]
     try:
-        quantized: nn.Module = quantized_dynamic.Linear.from_float(layer)
+        quantized: nn.Module = quantized_dynamic.Linear.from_float(layer)  # type: ignore[no-untyped-call]
     finally:
         del layer.qconfig
     return quantized

@@ -1,9 +1,9 @@
 """Writes `scaled_dot_product_attention` in place of each understood attention of an exported graph.
 
-Queries, keys and values are brought to (batch, heads, rows, features) by views; scale factors become the kernel's exact
-`scale`; everything that was added to or filled into the scores is replayed, in the original order, on a mask of its own,
-so that it means the same. A finite fill becomes the lowest number of the type: it absorbs any score it is added to,
-so a row masked everywhere stays the uniform row that filling gave.
+Queries, keys and values are brought to (batch, heads, rows, features) by views; scale factors become the kernel's
+exact `scale`; everything that was added to or filled into the scores is replayed, in the original order, on a mask of
+its own, so that it means the same. A finite fill becomes the lowest number of the type: it absorbs any score it is
+added to, so a row masked everywhere stays the uniform row that filling gave.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch.fx import Graph, Node
 from torch.nn import functional
 
 from hybrid_core.errors import StrategyUnsupported
-from hybrid_core.strategies.attention_pattern import Attention, Labels, Step, op_name, read_attention
+from hybrid_core.strategies.attention_pattern import Attention, read_attention
+from hybrid_core.strategies.attention_scores import Labels, Step, batch_labels, op_name
 
 aten = torch.ops.aten
 SOFTMAX = ("softmax", "_softmax", "_safe_softmax")
@@ -74,7 +75,7 @@ class _Writer:
             for step in scores.steps:
                 query, key, labels = self._replay(step, query, key, labels)
             rank = len(labels)
-            self._order_mask(labels, (*_batch_labels(rank), found.query_label, found.key_label))
+            self._order_mask(labels, (*batch_labels(rank), found.query_label, found.key_label))
             value = self._value(query, rank)
             out = self._returned(self._attend(query, key, value, rank))
         found.final.replace_all_uses_with(out)
@@ -252,13 +253,9 @@ class _Writer:
         if found.regrouped is not None:
             width = self._length(found.value, found.value_labels, "e")
             out = self._call(torch.reshape, out, [*found.regrouped[:-1], width])
-        plain = (*_batch_labels(rank), found.query_label, "e")
+        plain = (*batch_labels(rank), found.query_label, "e")
         order = [plain.index(s) for s in found.out_labels]
         return out if order == sorted(order) else self._call(aten.permute.default, out, order)
-
-
-def _batch_labels(rank: int) -> Labels:
-    return tuple(f"b{i}" for i in range(rank - 2))
 
 
 def _batch_sizes(node: Node, labels: Labels) -> dict[str, Any]:

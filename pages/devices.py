@@ -53,8 +53,8 @@ def device_card(device: dict, span_s: int) -> None:
     history(device, kind, span_s)
     held = tables.processes_table(device.get("processes"))
     if not held.empty:
-        st.markdown("Processes on this GPU")
-        tables.draw(held, f"processes_{device['device']}", "Processes that hold memory on this GPU")
+        st.markdown("Processes that use it most")
+        tables.draw(held, f"processes_{device['device']}", "Processes that use this device most")
 
 
 def history(device: dict, kind: str, span_s: int) -> None:

@@ -30,8 +30,9 @@ def now() -> None:
         elif not queued:
             st.caption("Nothing is being measured at the moment.")
         for place, run in enumerate(reversed(queued), 1):
-            label = f"Place {place} in the queue: {run_title(run)}"
-            st.page_link("pages/live.py", label=label, query_params={"run": run["run_id"]})
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.badge(f"place {place} in the queue", color="gray")
+                st.page_link("pages/live.py", label=run_title(run), query_params={"run": run["run_id"]})
 
 
 def recommendations() -> None:
@@ -52,9 +53,8 @@ come_in_through_app(__file__)
 st.title("Hybrid Optimization")
 st.markdown("Finds the fastest faithful form of a PyTorch model on this machine. Every number is measured.")
 
-with guard("status"):
-    if banner := hub().status().get("banner"):
-        st.info(plain(banner))
+if banner := hub().status().get("banner"):
+    st.info(plain(banner))
 
 runs = query("runs", limit=50)
 finished = [r for r in runs if r["state"] in TERMINAL]

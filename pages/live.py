@@ -8,10 +8,10 @@ import streamlit as st
 from pages.components import charts
 from pages.components.cards import TERMINAL, cancel_button, progress_bar, refresh_s, verdict_sentence
 from pages.components.events import event_lines, fetch_events
-from pages.components.format import ago, bytes_text, clock, is_number, percent, plain, recipe_text
+from pages.components.format import ago, bytes_text, clock, is_number, percent, plain, recipe_text, sentence
 from pages.components.hub import find_run, query
 from pages.components.states import come_in_through_app, empty, guard, run_from_address, state_badge, unknown_run
-from pages.components.tables import draw, landed_table, run_title
+from pages.components.tables import draw, landed_table, subject_text
 
 HISTORY_S = 120
 
@@ -21,7 +21,7 @@ def what_happens(run: dict[str, Any]) -> None:
     progress = run.get("progress") or {}
     progress_bar(run)
     worker = next((w for w in query("workers") if w["run_id"] == run["run_id"] and w["state"] == "active"), None)
-    parts = [plain(progress["sentence"])] if progress.get("sentence") else []
+    parts = [sentence(progress["sentence"])] if progress.get("sentence") else []
     if worker and worker.get("current_trial"):
         key = str(worker["current_trial"]).split(":", 2)[-1]
         phase = f", {plain(worker['current_phase'])}" if worker.get("current_phase") else ""
@@ -63,7 +63,7 @@ def body(run_id: str, was_over: bool) -> None:
             st.markdown(verdict_sentence(run))
         else:
             what_happens(run)
-        numbers(run)
+            numbers(run)
         trials = query("trials", run_id=run_id)
         st.subheader("Best so far")
         if trials:
@@ -71,7 +71,8 @@ def body(run_id: str, was_over: bool) -> None:
             alt = "Fitness of every candidate over time, with the best so far as a line"
             st.plotly_chart(figure, key="live_best", config=charts.CONFIG, alt=alt)
             st.subheader("Candidates as they land")
-            draw(landed_table(trials), "live_landed", "Candidates of this run, the latest first", height=320)
+            height = "auto" if len(trials) < 9 else 340
+            draw(landed_table(trials), "live_landed", "Candidates of this run, the latest first", height=height)
         else:
             st.caption("The first point appears when the untouched model has been measured against itself.")
         with st.expander("Event log"):
@@ -89,7 +90,8 @@ else:
     is_over = run["state"] in TERMINAL
     with st.container(horizontal=True, vertical_alignment="center"):
         state_badge(run["state"])
-        st.markdown(f"**{run_title(run)}**", width="content", help=clock(run.get("started_at")) or None)
+        started = f", started at {clock(run['started_at'])}" if run.get("started_at") else ""
+        st.markdown(f"**{subject_text(run)}**{started}", width="content")
         if not is_over:
             cancel_button(run)
     if is_over:

@@ -18,6 +18,7 @@ from pages.components.format import (
     plain,
     ratio,
     recipe_text,
+    sentence,
     verdict_word,
 )
 from pages.components.hub import hub
@@ -71,7 +72,7 @@ def run_card(run: Row) -> None:
             st.markdown(f"**{run_title(run)}**")
         progress_bar(run)
         if progress.get("sentence"):
-            st.caption(plain(progress["sentence"]))
+            st.caption(sentence(progress["sentence"]))
         if is_number(progress.get("best_fitness")):
             best = plain(recipe_text(progress.get("best_key")))
             fitness = plain(f"{progress['best_fitness']:.3f}")
@@ -95,8 +96,7 @@ def verdict_sentence(run: Row, noise_floor: Any = None) -> str:
     """What a run found, in one Markdown-safe sentence."""
     state = str(run.get("state"))
     if state in ("failed", "cancelled"):
-        cause = plain(run.get("cause")) or "no cause was recorded"
-        return f"{state.capitalize()}: {cause}."
+        return f"{state.capitalize()}: {sentence(run.get('cause')) or 'no cause was recorded.'}"
     if run.get("winner_key") in (None, "", BASELINE_KEY):
         return "Nothing beat the untouched model on this machine."
     word = verdict_word("speed", run.get("speed"), run.get("speed_low"), run.get("speed_high"), noise_floor)

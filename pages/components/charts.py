@@ -201,6 +201,7 @@ def _figure(x_title: str, y_title: str, revision: str, note: str = "") -> go.Fig
         margin={"l": 8, "r": 8, "t": 34 if note else 12, "b": 8},
         title={"text": note, "font": {"size": 12}} if note else None,
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0, "font": {"size": 12}},
+        showlegend=True,
         uirevision=revision,
         hoverlabel={"align": "left"},
     )

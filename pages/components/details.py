@@ -23,6 +23,7 @@ from pages.components.format import (
     plain,
     recipe_text,
     said_verdict,
+    sentence,
     verdict_word,
 )
 from pages.components.hub import hub, query
@@ -37,12 +38,12 @@ def winner(run: Row, result: Row, trials: Sequence[Row]) -> None:
     with st.container(border=True):
         if is_baseline:
             st.markdown("### The untouched model stays")
-            reason = plain(result.get("sentence") or "nothing beat it within the bounds", 600).rstrip("\\.")
-            st.markdown(f"{reason}. That is a normal and useful result.")
+            reason = sentence(result.get("sentence") or "nothing beat it within the bounds", 600)
+            st.markdown(f"{reason} That is a normal and useful result.")
         else:
             st.markdown(f"### {plain(recipe_text(run['winner_key']))}")
             if result.get("sentence"):
-                st.markdown(plain(result["sentence"], 600))
+                st.markdown(sentence(result["sentence"], 600))
         with st.grid(4, min_column_width=165):
             for name, title in (("speed", "Speed"), ("memory", "Memory"), ("accuracy", "Accuracy kept")):
                 _ratio_metric(run, result, name, title)
@@ -67,9 +68,9 @@ def candidate(run: Row, trials: Sequence[Row]) -> None:
                 st.code(str(trial["log_tail"])[-8000:], language=None, wrap_lines=True)
         return
     if trial.get("infeasible_reason"):
-        st.warning(f"Outside the bounds: {plain(trial['infeasible_reason'])}.")
+        st.warning(f"Outside the bounds: {sentence(trial['infeasible_reason'])}")
     for warning in trial.get("warnings") or []:
-        st.warning(plain(warning))
+        st.warning(sentence(warning))
     st.table({name: plain(value) for name, value in _facts(trial).items()}, border="horizontal")
     for change in trial.get("changes") or []:
         st.markdown(f"- {plain(change, 500)}")
@@ -94,7 +95,7 @@ def search(run: Row, result: Row) -> None:
     """Stop reason, selection details and the configuration, for whoever wants to repeat the run."""
     with st.expander("How it was searched"):
         if result.get("stop_reason"):
-            st.markdown(f"Why it stopped: {plain(result['stop_reason'], 500)}")
+            st.markdown(f"Why it stopped: {sentence(result['stop_reason'], 500)}")
         facts = {
             "Selection": run.get("method"),
             "Iterations": result.get("iterations"),

@@ -86,10 +86,12 @@ def duration(seconds: Any) -> str:
     """A span of time.
 
     >>> [duration(s) for s in (0.42, 12, 125, 7300, None)]
-    ['0.4 s', '12 s', '2 min 05 s', '2 h 01 min', 'unknown']
+    ['420 ms', '12 s', '2 min 05 s', '2 h 01 min', 'unknown']
     """
     if not is_number(seconds):
         return "unknown"
+    if 0 < seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 10:
         return f"{max(0.0, seconds):.1f} s"
     whole = round(seconds)
@@ -182,6 +184,18 @@ def verdict_word(objective: str, value: Any, low: Any, high: Any, noise_floor: A
     if low <= 1 <= high or abs(value - 1) <= floor:
         return "tie"
     return better if value > 1 else worse
+
+
+def sentence(text: Any, limit: int = 300) -> str:
+    """Text from outside as a Markdown-safe sentence: capital first, full stop last; "" stays "".
+
+    >>> sentence("measuring pairs")
+    'Measuring pairs.'
+    """
+    flat = one_line(text, limit)
+    if not flat:
+        return ""
+    return plain(flat[0].upper() + flat[1:], limit) + ("" if flat.endswith((".", "!", "?")) else ".")
 
 
 def said_verdict(result: Any, objective: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import streamlit as st
 
 from hybrid_core.errors import HubUnavailable, HybridError
-from pages.components.format import plain
+from pages.components.format import plain, sentence
 from pages.components.hub import forget
 
 CAME_THROUGH_APP = "came_through_app"
@@ -44,14 +44,14 @@ def guard(what: str) -> Iterator[None]:
         yield
     except HubUnavailable as error:
         forget()
-        sentence = plain(error, 500)
         st.warning(
-            f"The hub is away: {sentence}. Runs that are being measured write their results to disk meanwhile, so "
-            "nothing is lost; this page continues as soon as the hub answers.",
+            f"The hub is away: {plain(error, 500)}. Runs that are being measured write their results to "
+            "disk meanwhile, so nothing is lost. Parts that refresh themselves continue by themselves.",
             icon=":material/cloud_off:",
         )
+        st.button("Try again", icon=":material/refresh:", key=f"again_{what}")
     except HybridError as error:
-        st.warning(f"{plain(error, 500)}.", icon=":material/info:")
+        st.warning(sentence(error, 500), icon=":material/info:")
     except Exception:
         number = uuid.uuid4().hex[:8]
         LOG.exception("%s failed, error %s", what, number)

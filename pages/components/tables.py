@@ -91,17 +91,19 @@ def workers_table(rows: Sequence[Row], now: float | None = None) -> pd.DataFrame
 
 
 def processes_table(processes: Any) -> pd.DataFrame:
-    """Who else uses a GPU; anything unreadable gives an empty table."""
+    """Who else uses a device; anything unreadable gives an empty table."""
     rows = [p for p in processes if isinstance(p, Mapping)] if isinstance(processes, list) else []
     cells = [
         {
             "Process": p.get("pid"),
             "Name": one_line(p.get("name"), 80),
-            "GPU memory (MiB)": _number(p.get("memory_bytes"), MIB),
+            "Memory (MiB)": _number(p.get("memory_bytes"), MIB),
+            "Processor (%)": _number(p.get("cpu_percent")),
         }
         for p in rows
     ]
-    return pd.DataFrame(cells, columns=["Process", "Name", "GPU memory (MiB)"])
+    frame = pd.DataFrame(cells, columns=["Process", "Name", "Memory (MiB)", "Processor (%)"])
+    return frame.dropna(axis="columns", how="all") if cells else frame
 
 
 def csv_of(frame: pd.DataFrame) -> str:
@@ -119,7 +121,7 @@ def columns_of(frame: pd.DataFrame) -> dict[str, Any]:
     }
     columns["Fitness"] = number("Fitness", format="%.3f")
     columns["Why"] = text("Why", width="large")
-    for title in ("Latency (ms)", "Baseline (ms)", "Peak memory (MiB)", "Took (s)", "GPU memory (MiB)"):
+    for title in ("Latency (ms)", "Baseline (ms)", "Peak memory (MiB)", "Took (s)", "Memory (MiB)", "Processor (%)"):
         columns[title] = number(title, format="%.1f")
     return {title: column for title, column in columns.items() if title in frame.columns}
 
@@ -144,13 +146,17 @@ def run_links(page: str, runs: Sequence[Row] | None = None, limit: int = 8) -> N
         st.page_link(page, label=run_title(row), query_params={"run": row["run_id"]})
 
 
-def run_title(row: Row, now: float | None = None) -> str:
-    """One run in a line, safe for Markdown."""
+def subject_text(row: Row) -> str:
+    """What a run optimizes, safe for Markdown."""
     model = plain(f"{row.get('model', '')} {row.get('size') or ''}".strip(), 60)
-    workload = plain(row.get("workload_label") or row.get("workload"), 60)
+    return f"{model}, {plain(row.get('workload_label') or row.get('workload'), 60)}"
+
+
+def run_title(row: Row, now: float | None = None) -> str:
+    """One run in a line with its time, safe for Markdown."""
     verb, column = _TIMES.get(str(row.get("state")), ("created", "created_at"))
     when = ago(row.get(column) or row.get("created_at"), now if now is not None else time.time())
-    return f"{model}, {workload} ({verb} {when})"
+    return f"{subject_text(row)} ({verb} {when})"
 
 
 def _trial_cells(trial: Row) -> dict[str, Any]:

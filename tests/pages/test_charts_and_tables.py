@@ -1,4 +1,4 @@
-"""Figures and tables as plain data: units on axes, the baseline present, the right front, nothing hostile or too big."""
+"""Figures and tables as plain data: units on axes, the baseline present, the right front, nothing hostile."""
 
 import math
 import random

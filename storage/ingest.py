@@ -18,7 +18,8 @@ import duckdb
 import pyarrow as pa
 
 from hybrid_core.errors import HybridError
-from storage.connection import Database, insert_rows, row_schema
+from storage.connection import Database
+from storage.rows import insert_rows, row_schema
 from storage.run_changes import change_runs
 from storage.spool import BadLine, SpoolChunk, SpoolRecord, parse_spool_name, read_complete_lines, spool_name
 from storage.trial_rows import clean, event_row, trial_row

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybrid_core.errors import HybridError
+from storage.rows import ask_one
 
 if TYPE_CHECKING:
     import duckdb
@@ -55,10 +56,10 @@ def migrate(db: Database, now: float, migrations: tuple[Migration, ...] | None =
 
 def schema_version(cursor: duckdb.DuckDBPyConnection) -> int:
     """How many migrations the file has seen; 0 for an empty file."""
-    present = cursor.execute("select count(*) from duckdb_tables() where table_name = 'schema_migrations'").fetchone()
+    present = ask_one(cursor, "select count(*) from duckdb_tables() where table_name = 'schema_migrations'")
     if present is None or present[0] == 0:
         return 0
-    row = cursor.execute("select coalesce(max(version), 0) from schema_migrations").fetchone()
+    row = ask_one(cursor, "select coalesce(max(version), 0) from schema_migrations")
     return int(row[0]) if row else 0
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import duckdb
 
 from hybrid_core.records import TERMINAL_STATES, Recipe
+from storage.rows import ask_one
 from storage.runs import beat, end_run, insert_run, run_values, to_text
 from storage.spool import SpoolRecord
 from storage.trial_rows import clean
@@ -62,7 +63,7 @@ def _worth_applying(records: Sequence[SpoolRecord]) -> list[SpoolRecord]:
 
 def _start(cursor: duckdb.DuckDBPyConnection, record: SpoolRecord, newest_attempt: int) -> bool:
     # The row is missing only when the database is being rebuilt from the spool.
-    if cursor.execute("select 1 from runs where run_id = ?", [record.run_id]).fetchone() is None:
+    if ask_one(cursor, "select 1 from runs where run_id = ?", [record.run_id]) is None:
         data = record.data
         values = run_values(data["config"], data["subject"], str(data.get("family", "")))
         values = {name: clean(value) if isinstance(value, str) else value for name, value in values.items()}
@@ -96,7 +97,7 @@ def _finish(cursor: duckdb.DuckDBPyConnection, record: SpoolRecord, newest_attem
     if state not in TERMINAL_STATES:
         raise ValueError(f"state={state!r:.60} does not end a run")
     key = None if winner is None else clean(winner.get("key") or Recipe.from_dict(winner["recipe"]).key)
-    row = cursor.execute("select attempt, result_json from runs where run_id = ?", [record.run_id]).fetchone()
+    row = ask_one(cursor, "select attempt, result_json from runs where run_id = ?", [record.run_id])
     if row is None or row[0] > record.attempt or newest_attempt > record.attempt:
         return False
     if not end_run(cursor, record.run_id, state, clean(str(record.data.get("cause") or "")), record.time):

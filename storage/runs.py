@@ -21,6 +21,7 @@ from hybrid_core.config import RunConfig
 from hybrid_core.errors import InvalidInput
 from hybrid_core.records import TERMINAL_STATES, RunState, Subject, to_json
 from storage.connection import Database
+from storage.rows import ask_one
 
 _OPEN_STATES = "('queued', 'running')"
 # Crockford's base 32: sorts like the number, no letters that look like digits.
@@ -70,7 +71,7 @@ def create_run(
     if not isinstance(token, str) or len(token) > 200 or "\x00" in token:
         raise InvalidInput(f"token={token!r:.60} is not allowed; use text of at most 200 characters")
     with db.transaction() as cursor:
-        known = cursor.execute("select run_id from submissions where token = ?", [token]).fetchone() if token else None
+        known = ask_one(cursor, "select run_id from submissions where token = ?", [token]) if token else None
         if known:
             return str(known[0])
         run_id = _new_run_id(cursor, db.now())
@@ -143,11 +144,12 @@ def mark_running(
     newer attempt has it: do not start, or stop, the process.
     """
     with db.transaction() as cursor:
-        taken = cursor.execute(
+        taken = ask_one(
+            cursor,
             "update runs set state = 'running', attempt = $attempt, started_at = coalesce(started_at, $now) "
             "where run_id = $run_id and state in " + _OPEN_STATES + " and attempt <= $attempt returning run_id",
             {"run_id": run_id, "attempt": attempt, "now": db.now()},
-        ).fetchone()
+        )
         if taken is None:
             return False
         _end_leases(cursor, run_id, db.now(), keep_attempt=attempt)
@@ -170,12 +172,13 @@ def beat(
     cursor: duckdb.DuckDBPyConnection, run_id: str, attempt: int, now: float, trial_id: str | None, phase: str | None
 ) -> bool:
     """`heartbeat` inside a transaction of the caller; time never runs backwards, None keeps what is shown."""
-    found = cursor.execute(
+    found = ask_one(
+        cursor,
         "update leases set heartbeat_at = greatest(heartbeat_at, ?), current_trial = coalesce(?, current_trial), "
         "current_phase = coalesce(?, current_phase) "
         "where run_id = ? and attempt = ? and state = 'active' returning run_id",
         [now, trial_id, phase, run_id, attempt],
-    ).fetchone()
+    )
     return found is not None
 
 
@@ -204,7 +207,7 @@ def request_cancel(db: Database, run_id: str) -> str:
         InvalidInput: there is no such run.
     """
     with db.transaction() as cursor:
-        row = cursor.execute("select state from runs where run_id = ?", [run_id]).fetchone()
+        row = ask_one(cursor, "select state from runs where run_id = ?", [run_id])
         if row is None:
             raise InvalidInput(f"run {run_id!r:.60} does not exist; list the runs to see the ids")
         if row[0] == RunState.QUEUED:
@@ -234,12 +237,13 @@ def mark_terminal(db: Database, run_id: str, state: str, cause: str) -> bool:
 
 def end_run(cursor: duckdb.DuckDBPyConnection, run_id: str, state: str, cause: str, now: float) -> bool:
     """`mark_terminal` inside a transaction of the caller."""
-    ended = cursor.execute(
+    ended = ask_one(
+        cursor,
         "update runs set state = ?, cause = ?, ended_at = ? where run_id = ? and state in "
         + _OPEN_STATES
         + " returning run_id",
         [str(state), cause, now, run_id],
-    ).fetchone()
+    )
     if ended is None:
         return False
     _end_leases(cursor, run_id, now, keep_attempt=-1)
@@ -284,7 +288,7 @@ def _new_run_id(cursor: duckdb.DuckDBPyConnection, now: float) -> str:
     """Nine digits of milliseconds, which sort by time until the year 3084, and three of chance."""
     while True:
         run_id = _base32(int(now * 1000), 9) + _base32(secrets.randbelow(32**3), 3)
-        if cursor.execute("select 1 from runs where run_id = ?", [run_id]).fetchone() is None:
+        if ask_one(cursor, "select 1 from runs where run_id = ?", [run_id]) is None:
             return run_id
 
 

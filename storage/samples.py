@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from storage.connection import Database, insert_rows
+from storage.connection import Database
+from storage.rows import insert_rows
 from storage.runs import to_text
 
 _SAMPLE_COLUMNS = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -147,24 +148,65 @@ os._exit(0)
 """
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_damaged_log_costs_at_most_what_the_spool_brings_back(tmp_path: Path, spool_dir: Path, seed: int) -> None:
-    spool_events(spool_dir, "run1", make_run_events("run1", seed=1))
-    path = tmp_path / "history.duckdb"
-    subprocess.run([sys.executable, "-c", COMMIT_AND_DIE, path, spool_dir], check=True)
-    log = path.with_name(path.name + ".wal")
-    block = bytearray(log.read_bytes())
-    at = random.Random(seed).randrange(len(block))
-    if seed % 2:
-        block[at] ^= 0x10
+@pytest.fixture(scope="module")
+def killed_hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a killed hub leaves it: one run in the database file, another one only in its log."""
+    folder = tmp_path_factory.mktemp("killed_hub")
+    for number in (1, 2):
+        spool_events(folder / "spool", f"run{number}", make_run_events(f"run{number}", seed=number))
+        if number == 1:
+            db = open_database(folder / "history.duckdb", StepClock())
+            drain(db, folder / "spool")
+            db.close()
+    subprocess.run([sys.executable, "-c", COMMIT_AND_DIE, folder / "history.duckdb", folder / "spool"], check=True)
+    return folder
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_flipped_bit_or_a_cut_in_file_or_log_costs_nothing_that_the_spool_has(
+    tmp_path: Path, killed_hub: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    folder = tmp_path / "copy"
+    shutil.copytree(killed_hub, folder)
+    victim = folder / ("history.duckdb", "history.duckdb.wal")[seed % 2]
+    block = bytearray(victim.read_bytes())
+    at = rng.randrange(len(block))
+    if seed < 6:
+        block[at] ^= 1 << rng.randrange(8)
     else:
         del block[at:]
-    log.write_bytes(block)
+    victim.write_bytes(block)
+    db = open_database(folder / "history.duckdb", StepClock())
+    assert drain(db, folder / "spool")[-1].error is None
+    for number in (1, 2):
+        told = [e["kind"] for e in make_run_events(f"run{number}", seed=number) if e["kind"] != "heartbeat"]
+        found = run_query(db, "events", {"run_id": f"run{number}", "limit": 5000})
+        assert found.column("kind").to_pylist() == told
+    db.close()
+
+
+@pytest.mark.parametrize("inside_transaction", [True, False])
+def test_damage_that_shows_only_at_work_is_healed_without_a_restart(
+    tmp_path: Path, killed_hub: Path, inside_transaction: bool
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(killed_hub, folder)
+    path = folder / "history.duckdb"
+    open_database(path, StepClock()).close()
     db = open_database(path, StepClock())
-    drain(db, spool_dir)
-    events = [e["kind"] for e in make_run_events("run1", seed=1) if e["kind"] != "heartbeat"]
-    found = run_query(db, "events", {"run_id": "run1", "limit": 5000}).column("kind").to_pylist()
-    assert found == events
+    db.note_failure(duckdb.InvalidInputException("somebody's checksum is not a valid corrupt name"))
+    assert run_query(db, "runs").num_rows == 2 and db.notices == []
+    block = "computed checksum 12 does not match stored checksum 34 in block at location 4096"
+    if not inside_transaction:
+        db.note_failure(duckdb.IOException(f"Corrupt database file: {block}"))
+    else:
+        with pytest.raises(DatabaseUnavailable, match="Corrupt"), db.transaction():
+            raise duckdb.IOException(f"Corrupt database file: {block}")
+    assert run_query(db, "runs").num_rows == 0
+    assert len(db.notices) == 1 and ".corrupt-" in db.notices[0]
+    drain(db, folder / "spool")
+    assert run_query(db, "runs").num_rows == 2
     db.close()
 
 
@@ -228,8 +270,6 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_every_query_answers_while_no_checkpoint_has_room(db: Database, monkeypatch) -> None:
-    import shutil
-
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
     assert "free space" in str(db.checkpoint())
     for name, query in NAMED.items():

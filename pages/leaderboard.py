@@ -32,7 +32,7 @@ if not rows:
 else:
     frame = tables.leaderboard_table(rows)
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(f"Showing {len(rows):,} winners, at most {LIMIT}. Ratios are baseline / winner: 1 is no change.")
+        st.caption(f"Showing {len(rows):,} of at most {LIMIT} winners. Ratios are baseline / winner: 1 is no change.")
         st.download_button(
             "CSV", tables.csv_of(frame), "leaderboard.csv", "text/csv", on_click="ignore", icon=":material/download:"
         )

@@ -121,7 +121,9 @@ def columns_of(frame: pd.DataFrame) -> dict[str, Any]:
     }
     columns["Fitness"] = number("Fitness", format="%.3f")
     columns["Why"] = text("Why", width="large")
-    for title in ("Latency (ms)", "Baseline (ms)", "Peak memory (MiB)", "Took (s)", "Memory (MiB)", "Processor (%)"):
+    for title in ("Latency (ms)", "Baseline (ms)"):
+        columns[title] = number(title, format="%.3f")
+    for title in ("Peak memory (MiB)", "Took (s)", "Memory (MiB)", "Processor (%)"):
         columns[title] = number(title, format="%.1f")
     return {title: column for title, column in columns.items() if title in frame.columns}
 

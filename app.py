@@ -29,16 +29,23 @@ def freeze_imports() -> bool:
     return True
 
 
-st.set_page_config(page_title="Hybrid Optimization", page_icon="\N{HIGH VOLTAGE SIGN}", layout="wide")
-page = st.navigation(
-    [
-        st.Page(f"pages/{stem}.py", title=title, icon=icon, url_path=stem, default=stem == "home", help=text)
-        for stem, title, icon, text in PAGES
-    ],
-    position="top",
-)
-freeze_imports()
-st.session_state[CAME_THROUGH_APP] = True
-with guard(f"page {page.title}"):
-    hub()
-    page.run()
+def main() -> None:
+    """One run of the script: the table, the hub, the page."""
+    st.set_page_config(page_title="Hybrid Optimization", page_icon="\N{HIGH VOLTAGE SIGN}", layout="wide")
+    page = st.navigation(
+        [
+            st.Page(f"pages/{stem}.py", title=title, icon=icon, url_path=stem, default=stem == "home", help=text)
+            for stem, title, icon, text in PAGES
+        ],
+        position="top",
+    )
+    freeze_imports()
+    st.session_state[CAME_THROUGH_APP] = True
+    with guard(f"page {page.title}"):
+        hub()
+        page.run()
+
+
+# Streamlit runs this file under that name; importing it draws nothing and starts no hub.
+if __name__ == "__main__":
+    main()

@@ -52,7 +52,7 @@ def device_card(device: dict, span_s: int) -> None:
             st.metric(label, value, help=text, border=True)
     history(device, kind, span_s)
     held = tables.processes_table(device.get("processes"))
-    if not held.empty:
+    if held:
         st.markdown("Processes that use it most")
         tables.draw(held, f"processes_{device['device']}", "Processes that use this device most")
 

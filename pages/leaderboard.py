@@ -30,15 +30,15 @@ rows = query("leaderboard", model=model, device=device, limit=LIMIT)
 if not rows:
     empty("No finished run matches. Clear the filters, or start a run that does.", "pages/optimize.py", "Start a run")
 else:
-    frame = tables.leaderboard_table(rows)
+    table = tables.leaderboard_table(rows)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f"Showing {len(rows):,} of at most {LIMIT} winners. Ratios are baseline / winner: 1 is no change.")
         st.download_button(
-            "CSV", tables.csv_of(frame), "leaderboard.csv", "text/csv", on_click="ignore", icon=":material/download:"
+            "CSV", tables.csv_of(table), "leaderboard.csv", "text/csv", on_click="ignore", icon=":material/download:"
         )
     # The rows in front of the person are the rows acted on: the ids are fixed when this table is drawn.
     picked = tables.draw(
-        frame,
+        table,
         "leaderboard_table",
         "Winners across runs, the fittest first",
         on_select="rerun",

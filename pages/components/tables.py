@@ -6,11 +6,12 @@ canvas by Streamlit, which shows text as text; only the CSV needs defusing.
 
 from __future__ import annotations
 
+import csv
+import io
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from pages.components.format import (
@@ -29,6 +30,8 @@ from pages.components.format import (
 )
 
 Row = Mapping[str, Any]
+# Column title -> its cells, all of the same length.
+Table = dict[str, list[Any]]
 RATIOS = (("speed", "Speed"), ("memory", "Memory"), ("accuracy", "Accuracy kept"))
 MAX_ROWS = 5_000
 MIB = 2**20
@@ -41,12 +44,12 @@ _TIMES = {
 }
 
 
-def trials_table(trials: Sequence[Row]) -> pd.DataFrame:
+def trials_table(trials: Sequence[Row]) -> Table:
     """All trials of a run in the order they were measured, failures with their cause."""
-    return pd.DataFrame([_trial_cells(t) for t in trials], columns=list(_trial_cells({})))
+    return _columnar([_trial_cells(t) for t in trials], list(_trial_cells({})))
 
 
-def landed_table(trials: Sequence[Row]) -> pd.DataFrame:
+def landed_table(trials: Sequence[Row]) -> Table:
     """The short form for the live page: what landed, and what came of it."""
     cells = [
         {
@@ -63,15 +66,15 @@ def landed_table(trials: Sequence[Row]) -> pd.DataFrame:
         for t in reversed(trials)
     ]
     names = ("Candidate", "Result", "Speed", "Memory", "Accuracy kept", "Fitness", "Why", "For", "Took")
-    return pd.DataFrame(cells, columns=list(names))
+    return _columnar(cells, names)
 
 
-def leaderboard_table(rows: Sequence[Row], now: float | None = None) -> pd.DataFrame:
+def leaderboard_table(rows: Sequence[Row], now: float | None = None) -> Table:
     """Winners across runs with the interval of every ratio beside it."""
-    return pd.DataFrame([_winner_cells(r, now) for r in rows], columns=list(_winner_cells({}, now)))
+    return _columnar([_winner_cells(r, now) for r in rows], list(_winner_cells({}, now)))
 
 
-def workers_table(rows: Sequence[Row], now: float | None = None) -> pd.DataFrame:
+def workers_table(rows: Sequence[Row], now: float | None = None) -> Table:
     """The processes that measure, and when each was last heard of."""
     cells = [
         {
@@ -87,10 +90,10 @@ def workers_table(rows: Sequence[Row], now: float | None = None) -> pd.DataFrame
         for r in rows
     ]
     names = ("Run", "State", "Last heard of", "Measuring", "Phase", "Attempt", "Process", "Started")
-    return pd.DataFrame(cells, columns=list(names))
+    return _columnar(cells, names)
 
 
-def processes_table(processes: Any) -> pd.DataFrame:
+def processes_table(processes: Any) -> Table:
     """Who else uses a device; anything unreadable gives an empty table."""
     rows = [p for p in processes if isinstance(p, Mapping)] if isinstance(processes, list) else []
     cells = [
@@ -102,18 +105,20 @@ def processes_table(processes: Any) -> pd.DataFrame:
         }
         for p in rows
     ]
-    frame = pd.DataFrame(cells, columns=["Process", "Name", "Memory (MiB)", "Processor (%)"])
-    return frame.dropna(axis="columns", how="all") if cells else frame
+    table = _columnar(cells, ("Process", "Name", "Memory (MiB)", "Processor (%)"))
+    return {title: column for title, column in table.items() if any(cell is not None for cell in column)}
 
 
-def csv_of(frame: pd.DataFrame) -> str:
-    """A frame as CSV in which no cell and no heading starts a formula."""
-    safe = frame.map(csv_safe)
-    safe.columns = [csv_safe(str(c)) for c in frame.columns]
-    return str(safe.to_csv(index=False))
+def csv_of(table: Table) -> str:
+    """A table as CSV in which no cell and no heading starts a formula."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([csv_safe(title) for title in table])
+    writer.writerows([csv_safe(cell) for cell in cells] for cells in zip(*table.values(), strict=True))
+    return text.getvalue()
 
 
-def columns_of(frame: pd.DataFrame) -> dict[str, Any]:
+def columns_of(table: Table) -> dict[str, Any]:
     """How known columns are drawn: ratios with two decimals and a multiplication sign, reasons wide."""
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     columns: dict[str, Any] = {
@@ -125,15 +130,17 @@ def columns_of(frame: pd.DataFrame) -> dict[str, Any]:
         columns[title] = number(title, format="%.3f")
     for title in ("Peak memory (MiB)", "Took (s)", "Memory (MiB)", "Processor (%)"):
         columns[title] = number(title, format="%.1f")
-    return {title: column for title, column in columns.items() if title in frame.columns}
+    return {title: column for title, column in columns.items() if title in table}
 
 
-def draw(frame: pd.DataFrame, key: str, alt: str, **options: Any) -> Any:
+def draw(table: Table, key: str, alt: str, **options: Any) -> Any:
     """A table that says when it shows only its first rows."""
-    if len(frame) > MAX_ROWS:
-        st.caption(f"Showing {MAX_ROWS:,} of {len(frame):,} rows.")
-    options = {"column_config": columns_of(frame), **options}
-    return st.dataframe(frame.head(MAX_ROWS), hide_index=True, key=key, alt=alt, placeholder="", **options)
+    count = max((len(column) for column in table.values()), default=0)
+    if count > MAX_ROWS:
+        st.caption(f"Showing {MAX_ROWS:,} of {count:,} rows.")
+    shown = {title: column[:MAX_ROWS] for title, column in table.items()}
+    options = {"column_config": columns_of(table), **options}
+    return st.dataframe(shown, hide_index=True, key=key, alt=alt, placeholder="", **options)
 
 
 def run_links(page: str, runs: Sequence[Row] | None = None, limit: int = 8) -> None:
@@ -159,6 +166,10 @@ def run_title(row: Row, now: float | None = None) -> str:
     verb, column = _TIMES.get(str(row.get("state")), ("created", "created_at"))
     when = ago(row.get(column) or row.get("created_at"), now if now is not None else time.time())
     return f"{subject_text(row)} ({verb} {when})"
+
+
+def _columnar(rows: Sequence[Row], titles: Sequence[str]) -> Table:
+    return {title: [row[title] for row in rows] for title in titles}
 
 
 def _trial_cells(trial: Row) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import random
 import subprocess
 import sys
 
-import pandas as pd
 import pytest
 
 from pages.components import charts, format, tables
@@ -122,7 +121,7 @@ def test_unknown_numbers_leave_a_gap_and_never_a_zero():
     rows = [{"time": 1.0, "power_w": 5.0}, {"time": 2.0, "power_w": math.nan}, {"time": 3.0, "power_w": None}]
     assert list(charts.history(rows, "power_w", "power", "W").data[0].y) == [5.0, None, None]
     table = tables.trials_table([dict(ROWS[1], speed=math.nan)])
-    assert pd.isna(table["Speed"][0])
+    assert table["Speed"] == [None]
 
 
 def test_a_download_starts_no_formula():

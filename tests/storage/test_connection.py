@@ -15,7 +15,7 @@ import duckdb
 import pytest
 from sample_events import StepClock, make_run_events, spool_events
 
-from storage.connection import Database, DatabaseLocked, DatabaseUnavailable, open_database
+from storage.connection import Database, DatabaseUnavailable, open_database
 from storage.ingest import drain
 from storage.migrations import MIGRATIONS, SchemaTooNew, migrate, schema_version
 from storage.queries import NAMED, run_query
@@ -299,7 +299,3 @@ def test_a_disk_that_is_full_at_the_first_start_is_not_taken_for_damage(tmp_path
     db = open_database(path, StepClock())
     assert schema_version(db.cursor()) == len(MIGRATIONS)
     db.close()
-
-
-def test_locked_is_a_kind_of_unavailable() -> None:
-    assert issubclass(DatabaseLocked, DatabaseUnavailable)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from storage import ingest
 from storage.connection import Database, DatabaseUnavailable, open_database
 from storage.ingest import drain, ingest_once
 from storage.queries import run_query
-from storage.runs import active_leases, create_run, mark_running, mark_terminal, open_runs, request_cancel
+from storage.runs import create_run, mark_running
 from storage.spool import SpoolWriter, read_all, spool_path
 from storage.trial_rows import without_raw_samples
 
@@ -63,32 +61,6 @@ def test_every_event_and_trial_arrives_once_in_order_with_its_raw_samples(db: Da
     assert ingest_once(db, spool_dir).lines == 0
 
 
-def test_the_winner_columns_are_those_of_the_final_race(db: Database, spool_dir: Path) -> None:
-    run_id = new_run(db)
-    events = make_run_events(run_id, seed=2)
-    spool_events(spool_dir, run_id, events)
-    ingest_once(db, spool_dir)
-    (run,) = rows(db, "run", run_id=run_id)
-    key = events[-1]["data"]["winner"]["key"]
-    (final,) = [
-        e["data"]
-        for e in events
-        if e["kind"] == "trial_finished" and e["data"]["trial"]["trial_id"] == f"{run_id}:final:{key}"
-    ]
-    measured = final["trial"]["measurement"]
-    assert run["winner_key"] == key
-    for column, estimate in (
-        ("fitness", final["fitness"]),
-        ("speed", measured["speed_improvement"]),
-        ("memory", measured["memory_efficiency"]),
-        ("accuracy", measured["accuracy_preservation"]),
-    ):
-        assert [run[column], run[column + "_low"], run[column + "_high"]] == list(estimate.values())
-    assert run["baseline_fitness"] == pytest.approx(1.0)
-    assert json.loads(run["result_json"])["noise_floor"] == 0.012
-    assert (run["state"], run["cause"]) == ("finished", events[-1]["data"]["cause"])
-
-
 def test_the_same_lines_again_change_nothing(db: Database, spool_dir: Path) -> None:
     run_id = new_run(db)
     spool_events(spool_dir, run_id, make_run_events(run_id, seed=3))
@@ -98,20 +70,6 @@ def test_the_same_lines_again_change_nothing(db: Database, spool_dir: Path) -> N
         cursor.execute("delete from ingest_offsets")
     assert ingest_once(db, spool_dir).trials == 0
     assert dump(db) == before
-
-
-def test_a_second_attempt_that_repeats_finished_trials_does_not_double_them(db: Database, spool_dir: Path) -> None:
-    run_id = new_run(db)
-    events = make_run_events(run_id, seed=4)
-    mark_running(db, run_id, 1, 10)
-    spool_events(spool_dir, run_id, events[:20], attempt=1)
-    ingest_once(db, spool_dir)
-    mark_running(db, run_id, 2, 11)
-    spool_events(spool_dir, run_id, events, attempt=2)
-    ingest_once(db, spool_dir)
-    ids = [t["trial_id"] for t in rows(db, "trials", run_id=run_id)]
-    assert sorted(ids) == sorted(e["data"]["trial"]["trial_id"] for e in events if e["kind"] == "trial_finished")
-    assert rows(db, "run", run_id=run_id)[0]["state"] == "finished"
 
 
 def test_lines_in_small_pieces_give_the_same_rows_as_all_at_once(tmp_path: Path) -> None:
@@ -233,53 +191,6 @@ def test_hostile_text_comes_back_as_the_text_it_was(db: Database, spool_dir: Pat
     assert (last["kind"], json.loads(last["data_json"])) == (wanted, {wanted: wanted})
 
 
-def test_a_late_end_of_a_lost_worker_is_an_event_and_nothing_more(db: Database, spool_dir: Path) -> None:
-    run_id = new_run(db)
-    mark_running(db, run_id, 1, 10)
-    events = make_run_events(run_id, seed=8)
-    assert mark_terminal(db, run_id, "failed", "worker_lost: the process died")
-    spool_events(spool_dir, run_id, events)
-    result = ingest_once(db, spool_dir)
-    (run,) = rows(db, "run", run_id=run_id)
-    assert result.ended_run_ids == ()
-    assert (run["state"], run["cause"], run["winner_key"], run["result_json"]) == (
-        "failed",
-        "worker_lost: the process died",
-        None,
-        None,
-    )
-    assert [e["kind"] for e in rows(db, "events", run_id=run_id, limit=5000)][-1] == "run_finished"
-
-
-def test_an_older_attempt_cannot_speak_for_a_run_that_a_newer_one_has(db: Database, spool_dir: Path) -> None:
-    run_id = new_run(db)
-    mark_running(db, run_id, 1, 10)
-    mark_running(db, run_id, 2, 11)
-    end = {"kind": "run_finished", "data": {"state": "failed", "cause": "old news", "winner": None}}
-    spool_events(spool_dir, run_id, [{"kind": "progress", "data": {"done": 1}}, end], attempt=1)
-    ingest_once(db, spool_dir)
-    (run,) = rows(db, "run", run_id=run_id)
-    assert (run["state"], run["progress_json"]) == ("running", None)
-
-
-def test_progress_phase_and_heartbeat_show_in_the_run_and_its_lease(db: Database, spool_dir: Path) -> None:
-    run_id = new_run(db)
-    mark_running(db, run_id, 1, 10, 5.5)
-    before = active_leases(db)[0].heartbeat_at
-    clock = StepClock(before + 100)
-    with SpoolWriter(spool_dir, run_id, 1, clock=clock) as writer:
-        writer.write("progress", {"done": 1})
-        writer.write("progress", {"done": 2})
-        writer.write("phase", {"trial_id": "t1", "phase": "timing"})
-        writer.write("heartbeat", {"trial_id": "t1", "phase": "memory"})
-    ingest_once(db, spool_dir)
-    (worker,) = rows(db, "workers")
-    assert (worker["current_trial"], worker["current_phase"], worker["pid"]) == ("t1", "memory", 10)
-    assert worker["heartbeat_at"] == clock.now
-    assert json.loads(rows(db, "run", run_id=run_id)[0]["progress_json"]) == {"done": 2}
-    assert "heartbeat" not in [e["kind"] for e in rows(db, "events", run_id=run_id)]
-
-
 def test_a_database_rebuilt_from_the_spool_equals_the_one_that_was_lost(tmp_path: Path, spool_dir: Path) -> None:
     path = tmp_path / "history.duckdb"
     db = open_database(path, StepClock())
@@ -304,14 +215,6 @@ def test_a_database_rebuilt_from_the_spool_equals_the_one_that_was_lost(tmp_path
     again.close()
 
 
-def test_a_run_whose_end_was_not_written_comes_back_as_running_without_a_lease(db: Database, spool_dir: Path) -> None:
-    spool_events(spool_dir, "run1", make_run_events("run1", seed=9)[:12])
-    ingest_once(db, spool_dir)
-    assert [(r.run_id, r.state) for r in open_runs(db)] == [("run1", "running")]
-    assert active_leases(db) == []
-    assert request_cancel(db, "run1") == "running"
-
-
 def test_a_failed_transaction_keeps_the_offsets_and_the_next_tick_loses_nothing(
     db: Database, spool_dir: Path, monkeypatch
 ) -> None:
@@ -330,129 +233,6 @@ def test_a_failed_transaction_keeps_the_offsets_and_the_next_tick_loses_nothing(
     assert ingest_once(db, spool_dir).lines == len(events)
     with pytest.raises(DatabaseUnavailable), db.transaction() as cursor:
         cursor.execute("select * from no_such_table")
-
-
-FULL_DISK = """
-import resource, sys
-from pathlib import Path
-from storage import ingest
-from storage.connection import open_database
-from storage.queries import run_query
-path, spool = Path(sys.argv[1]), Path(sys.argv[2])
-db = open_database(path)
-ingest.TICK_BYTES = 100_000
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
-failures, ticks = 0, 0
-while (result := ingest.ingest_once(db, spool)).more or result.error:
-    ticks += 1
-    if result.error:
-        failures += 1
-        print(result.error)
-        print(db.checkpoint())
-        assert run_query(db, "runs").num_rows <= 6  # pages are answered all the while
-        if failures == 3:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-print(ticks, failures)
-db.close()
-"""
-
-
-@pytest.mark.parametrize("limit_bytes", [1_000, 250_000])
-def test_a_full_disk_under_the_database_is_survived_without_loss(
-    tmp_path: Path, spool_dir: Path, limit_bytes: int
-) -> None:
-    for n in range(6):
-        spool_events(spool_dir, f"run{n}", make_run_events(f"run{n}", seed=n))
-    path = tmp_path / "history.duckdb"
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, path, spool_dir, str(limit_bytes)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) == 3, done.stdout
-    assert_database_equals_spool(path, spool_dir)
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from sample_events import make_run_events
-from storage.spool import SpoolWriter, attempts_of
-spool = Path(sys.argv[1])
-attempt = max(attempts_of(spool, "run1"), default=0) + 1
-with SpoolWriter(spool, "run1", attempt) as writer:
-    for n in range(40):
-        for event in make_run_events("run1", seed=attempt * 1000 + n)[:-1]:
-            if event["kind"] == "trial_finished":
-                event["data"]["trial"]["trial_id"] += f":{attempt}:{n}"
-            writer.write(event["kind"], event["data"])
-        print(n, flush=True)
-    sys.stdin.read()
-"""
-
-INGESTER = """
-import sys
-from pathlib import Path
-from storage.connection import open_database
-from storage.ingest import ingest_once
-db = open_database(Path(sys.argv[1]))
-while True:
-    result = ingest_once(db, Path(sys.argv[2]))
-    assert result.error is None, result.error
-    print(result.lines, flush=True)
-"""
-
-
-def start(program: str, *arguments: object) -> subprocess.Popen[str]:
-    setup = f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path.cwd())]!r}\n"
-    command = [sys.executable, "-c", setup + program, *map(str, arguments)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.communicate()
-
-
-def test_killing_writer_and_ingester_at_random_moments_loses_and_doubles_nothing(
-    tmp_path: Path, spool_dir: Path
-) -> None:
-    rng = random.Random(11)
-    path = tmp_path / "history.duckdb"
-    programs = [(WRITER, spool_dir), (INGESTER, path, spool_dir)]
-    processes = [start(*program) for program in programs]
-    try:
-        for number in range(6):
-            victim = number % 2
-            # Output, not time, decides the moment: after so many lines, in the middle of whatever comes next.
-            for _ in range(rng.randrange(1, 6)):
-                assert processes[victim].stdout.readline()  # type: ignore[union-attr]
-            kill(processes[victim])
-            processes[victim] = start(*programs[victim])
-    finally:
-        for process in processes:
-            kill(process)
-    assert len(list(spool_dir.glob("*.jsonl"))) >= 3
-    assert_database_equals_spool(path, spool_dir)
-
-
-def assert_database_equals_spool(path: Path, spool_dir: Path) -> None:
-    """The spool files, read by nothing but the json module, are the truth."""
-    db = open_database(path, StepClock())
-    assert db.notices == []
-    drain(db, spool_dir)
-    lines = []
-    for file in spool_dir.glob("*.jsonl"):
-        lines += [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1]]
-    truth = sorted((r["run_id"], r["attempt"], r["seq"], r["kind"]) for r in lines if r["kind"] != "heartbeat")
-    found = db.cursor().execute("select run_id, attempt, seq, kind from events").fetchall()
-    assert sorted(found) == truth
-    trials = sorted(r["data"]["trial"]["trial_id"] for r in lines if r["kind"] == "trial_finished")
-    assert sorted(t for (t,) in db.cursor().execute("select trial_id from trials").fetchall()) == sorted(set(trials))
-    assert db.cursor().execute("select count(*) from ingest_errors").fetchone() == (0,)
-    db.close()
 
 
 def dump(db: Database) -> dict[str, list[tuple[Any, ...]]]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hybrid_core.errors import HubUnavailable
-from workers.engines.local import kill_group
+from workers.engines.containment import kill_group
 from workers.paths import PROJECT_ROOT, DataPaths
 
 log = logging.getLogger("catalog")

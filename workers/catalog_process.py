@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import platform
 import sys
 from typing import Any
 
@@ -25,16 +24,17 @@ METHOD_SENTENCES = {
 
 def build_catalog() -> dict[str, Any]:
     """The whole catalog as plain JSON values."""
+    from hybrid_core.measurement.machine import describe_gpus, describe_versions
     from hybrid_core.models.registry import ENTRIES
     from hybrid_core.strategies.registry import STRATEGIES
 
-    devices = describe_devices()
+    devices = describe_devices(describe_gpus())
     return {
         "models": [describe_model(entry) for entry in ENTRIES],
         "strategies": [describe_strategy(strategy, [d["id"] for d in devices]) for strategy in STRATEGIES],
         "selection_methods": [{"name": name, "sentence": text} for name, text in METHOD_SENTENCES.items()],
         "devices": devices,
-        "environment": describe_environment(),
+        "environment": {**describe_versions(), "cpu": cpu_title(), "cores": usable_cores()},
     }
 
 
@@ -67,32 +67,10 @@ def describe_strategy(strategy: Any, devices: list[str]) -> dict[str, Any]:
     }
 
 
-def describe_devices() -> list[dict[str, Any]]:
+def describe_devices(gpus: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Where a run can be measured; `threads` is the default, `max_threads` what may be asked for."""
-    import torch
-
     common = {"threads": default_threads(), "max_threads": usable_cores()}
-    devices: list[dict[str, Any]] = [{"id": "cpu", "title": cpu_title(), **common}]
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            facts = torch.cuda.get_device_properties(index)
-            devices.append({"id": f"cuda:{index}", "title": facts.name, "uuid": f"GPU-{facts.uuid}", **common})
-    return devices
-
-
-def describe_environment() -> dict[str, Any]:
-    """What the numbers of this machine depend on."""
-    import torch
-
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "system": platform.platform(),
-        "cpu": cpu_title(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": usable_cores(),
-        "cuda": torch.version.cuda,
-    }
+    return [{"id": "cpu", "title": cpu_title(), **common}, *({**gpu, **common} for gpu in gpus)]
 
 
 def main() -> int:

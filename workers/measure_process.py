@@ -41,13 +41,11 @@ def main(arguments: list[str] | None = None, measure: MeasureFunction | None = N
 
 
 def measure_from_registry(request: MeasureRequest, on_phase: PhaseSink) -> Trial:
-    """Set the threads the device is described with, then hand over to the science."""
+    """Load the science, which takes seconds, and hand over to it."""
     on_phase("import")
-    import torch
 
     from hybrid_core.evaluation import case_from_registry, evaluate
 
-    torch.set_num_threads(request.subject.threads)
     try:
         case = case_from_registry(request.subject)
     except HybridError as error:

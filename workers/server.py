@@ -31,6 +31,8 @@ class SocketServer:
     def __init__(self, path: Path, answer: Answer) -> None:
         self._path, self._answer = path, answer
         self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._open: set[socket.socket] = set()
+        self._is_closing = False
         # Whoever creates this holds the hub's lock, so a socket that is there belongs to a dead hub.
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -43,9 +45,13 @@ class SocketServer:
         threading.Thread(target=self._accept, name="server", daemon=True).start()
 
     def close(self) -> None:
-        """Stop listening and remove the socket; call it while the lock is still held."""
-        self._path.unlink(missing_ok=True)
+        """Answer nobody any more and remove the socket; call it while the lock is still held."""
+        self._is_closing = True
         self._listener.close()
+        self._path.unlink(missing_ok=True)
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
         while True:
@@ -65,6 +71,7 @@ class SocketServer:
 
     def _serve(self, connection: socket.socket) -> None:
         try:
+            self._open.add(connection)
             with connection:
                 connection.settimeout(IDLE_TIMEOUT_S)
                 while self._serve_one(connection):
@@ -72,6 +79,7 @@ class SocketServer:
         except OSError:
             return  # the peer went away; nobody is left to tell
         finally:
+            self._open.discard(connection)
             self._room.release()
 
     def _serve_one(self, connection: socket.socket) -> bool:
@@ -82,6 +90,8 @@ class SocketServer:
             return False
         except FrameError as error:
             send_error(connection, str(error), "invalid_input")
+            return False
+        if self._is_closing:
             return False
         try:
             if not isinstance(request, dict):

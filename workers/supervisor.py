@@ -30,7 +30,7 @@ from storage.connection import Database
 from storage.queries import run_query
 from storage.runs import OpenRun, active_leases, mark_running, mark_terminal, open_runs
 from storage.spool import attempts_of
-from workers.engines.local import kill_group
+from workers.engines.containment import kill_group
 from workers.orders import (
     EXIT_OTHER_ATTEMPT_ALIVE,
     EXIT_SPOOL_FAILED,

@@ -5,9 +5,10 @@ Everything shown comes from the hub's named queries, the same ones the pages use
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from hybrid_core.records import BASELINE_KEY, TERMINAL_STATES, Purpose, Recipe
@@ -20,42 +21,96 @@ Row = Mapping[str, Any]
 
 def follow(client: Client, run_id: str, stream: IO[str], sleep: Callable[[float], None] = time.sleep) -> dict[str, Any]:
     """Show the run's progress on `stream` until it is over; returns its row."""
-    from tqdm import tqdm
-
-    bar_format = "{desc} |{bar:24}| {n_fmt}/{total_fmt} trials{postfix}"
-    with tqdm(total=0, file=stream, bar_format=bar_format, dynamic_ncols=True, leave=False) as bar:
-        bar.set_description_str("waiting for the device")
-        after, shown, age_s = 0, None, 0.0
+    after = 0
+    with _display(stream) as display:
         while True:
             row = client.query("run", run_id=run_id)[0]
             events = client.query("events", run_id=run_id, after=after)
             for event in events:
                 after = event["event_id"]
-                if line := event_line(event["kind"], json.loads(event["data_json"])):
-                    tqdm.write(line, file=stream)
-            # Where the output is a file each refresh is a line of it, so only news is shown there.
-            if row["progress_json"] != shown or stream.isatty():
-                age_s = 0.0 if row["progress_json"] != shown else age_s + POLL_S
-                shown = row["progress_json"]
-                show_progress(bar, json.loads(shown or "{}"), age_s)
+                display.line(event_line(event["kind"], json.loads(event["data_json"])))
+            display.progress(json.loads(row["progress_json"] or "{}"))
             if row["state"] in TERMINAL_STATES and not events:
                 return row
             if len(events) < 500:
                 sleep(POLL_S)
 
 
-def show_progress(bar: Any, progress: Row, age_s: float = 0.0) -> None:
-    """Put one progress event, that old, into the bar."""
-    if not progress:
-        return
-    bar.set_description_str(str(progress.get("stage") or "running"), refresh=False)
-    bar.total, bar.n = progress.get("planned") or 0, progress.get("done") or 0
+class Bar:
+    """A live bar for a terminal; time left counts down between the run's own messages."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        from tqdm import tqdm
+
+        self._stream, self._shown_at = stream, time.monotonic()
+        self._shown: Row = {}
+        bar_format = "{desc} |{bar:24}| {n_fmt}/{total_fmt} trials {postfix}"
+        self._bar = tqdm(total=0, file=stream, bar_format=bar_format, dynamic_ncols=True, leave=False)
+        self._bar.set_description_str("waiting for the device")
+
+    def line(self, text: str) -> None:
+        """One line above the bar."""
+        if text:
+            self._bar.write(text, file=self._stream)
+
+    def progress(self, progress: Row) -> None:
+        """The newest progress event, or the one that was already shown."""
+        if not progress:
+            return
+        if progress != self._shown:
+            self._shown, self._shown_at = progress, time.monotonic()
+        self._bar.set_description_str(str(progress.get("stage") or "running"), refresh=False)
+        self._bar.total, self._bar.n = progress.get("planned") or 0, progress.get("done") or 0
+        self._bar.set_postfix_str(progress_text(progress, time.monotonic() - self._shown_at))
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()
+
+
+class Lines:
+    """The same for a file or a pipe, where a bar would be a heap of carriage returns: one line per news."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream, self._shown = stream, ""
+
+    def line(self, text: str) -> None:
+        """One line."""
+        if text:
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+
+    def progress(self, progress: Row) -> None:
+        """The newest progress event, if it says something new."""
+        text = ""
+        if progress:
+            counts = f"{progress.get('done') or 0}/{progress.get('planned') or 0} trials"
+            text = f"{progress.get('stage') or 'running'}: {counts}, {progress_text(progress)}"
+        if text != self._shown:
+            self._shown = text
+            self.line(text)
+
+    def close(self) -> None:
+        """Nothing to take away."""
+
+
+def progress_text(progress: Row, age_s: float = 0.0) -> str:
+    """Best so far and time left of a progress event that is `age_s` old."""
     parts = []
     if progress.get("best_key"):
         parts.append(f"best {progress['best_fitness']:.3f} {progress['best_key']}")
     if progress.get("remaining_s") is not None:
         parts.append(f"about {max(0.0, progress['remaining_s'] - age_s):.0f} s left")
-    bar.set_postfix_str(", ".join(parts), refresh=True)
+    return ", ".join(parts)
+
+
+@contextlib.contextmanager
+def _display(stream: IO[str]) -> Iterator[Bar | Lines]:
+    display = Bar(stream) if stream.isatty() else Lines(stream)
+    try:
+        yield display
+    finally:
+        display.close()
 
 
 def event_line(kind: str, data: Row) -> str:

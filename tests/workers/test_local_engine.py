@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from hybrid_core.records import MeasureLimits, MeasureRequest, Outcome, Purpose, Recipe, Subject, Workload
-from workers.engines.local import KEPT_VARIABLES, LocalEngine, measure_environment
+from workers.engines.containment import KEPT_VARIABLES, measure_environment
+from workers.engines.local import LocalEngine
 
 FAKE = Path(__file__).parent / "fakes" / "fake_measure.py"
 

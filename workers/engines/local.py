@@ -21,57 +21,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from hybrid_core.records import MeasureLimits, MeasureRequest, Outcome, Trial, to_json
-from workers.paths import PROJECT_ROOT, make_private_folder
+from workers.engines.containment import (
+    EXIT_GRACE_S,
+    count_oom_kills,
+    kill_by_cookie,
+    kill_group,
+    measure_environment,
+)
+from workers.paths import PROJECT_ROOT
 from workers.protocol import FrameBuffer, FrameError, encode_frame
 
-COOKIE_VARIABLE = "HYBRID_TRIAL_COOKIE"
-# Passed through to a measure process; everything else (proxies, tokens, cloud keys) stays outside.
-KEPT_VARIABLES = (
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "LD_LIBRARY_PATH",
-    "CC",
-    "CXX",
-    "CUDA_HOME",
-    "CUDA_VISIBLE_DEVICES",
-    "NVIDIA_VISIBLE_DEVICES",
-)
 # The phases in which compilers run and may hang.
 TRANSFORM_PHASES = ("transform", "compile")
 MAX_RESULT_BYTES = 16 << 20
 MAX_LOG_BYTES = 4 << 20
 MAX_OUTPUT_BYTES = 1 << 18
 LOG_TAIL_BYTES = 4000
-EXIT_GRACE_S = 5.0
-
-
-def measure_environment(scratch: Path, threads: int, cookie: str) -> dict[str, str]:
-    """The built-up (not copied) environment of a measure process; creates its private folders.
-
-    Compiler caches are shared by the trials of one run and by nobody else: libraries are loaded from them.
-    """
-    home, temporary, inductor = (make_private_folder(scratch / name) for name in ("home", "tmp", "inductor"))
-    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    return {
-        **kept,
-        "HOME": str(home),
-        "TMPDIR": str(temporary),
-        "TORCHINDUCTOR_CACHE_DIR": str(inductor),
-        "TRITON_CACHE_DIR": str(inductor / "triton"),
-        # One compiling process: Inductor's pool would import torch again in each of its workers.
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONUNBUFFERED": "1",
-        COOKIE_VARIABLE: cookie,
-    }
 
 
 @dataclass
@@ -119,7 +85,7 @@ class LocalEngine:
         """Measure one candidate; every fault of the candidate comes back as a trial that names it."""
         cookie = f"{request.trial_id}/{os.getpid()}/{time.time_ns()}"
         environment = measure_environment(self._scratch, request.subject.threads, cookie)
-        wall, kills_before = time.time(), _oom_kills()
+        wall, kills_before = time.time(), count_oom_kills()
         watch = _Watch(request, time.monotonic(), phase_started=time.monotonic())
         try:
             process, result_fd = self._start(environment, cookie)
@@ -133,7 +99,7 @@ class LocalEngine:
         finally:
             os.close(result_fd)
             code = self._finish(process, 0.0 if watch.answer or watch.timed_out else EXIT_GRACE_S)
-        trial = watch.answer or _failed_trial(watch, code, _oom_kills() > kills_before)
+        trial = watch.answer or _failed_trial(watch, code, count_oom_kills() > kills_before)
         self._write_log(watch)
         return _stamped(trial, wall, watch)
 
@@ -218,25 +184,6 @@ class LocalEngine:
         with contextlib.suppress(OSError), self._log_file.open("ab") as log:
             if watch.output and log.tell() < MAX_LOG_BYTES:
                 log.write(f"--- {watch.request.trial_id}\n".encode() + bytes(watch.output) + b"\n")
-
-
-def kill_group(group: int) -> None:
-    """SIGKILL to a process group; a group that is gone already is fine."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
-
-
-def kill_by_cookie(cookie: str) -> None:
-    """Kill whatever carries the trial's cookie, wherever it went (setsid, double fork), and wait until it is gone."""
-    killed = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(COOKIE_VARIABLE) == cookie:
-                process.kill()
-                # Waiting for our own child here would take its exit code from whoever watches it.
-                if process.ppid() != os.getpid():
-                    killed.append(process)
-    psutil.wait_procs(killed, timeout=EXIT_GRACE_S)
 
 
 @contextlib.contextmanager
@@ -337,12 +284,3 @@ def _stamped(trial: Trial, wall: float, watch: _Watch) -> Trial:
     return replace(
         trial, started_at=wall, seconds=time.monotonic() - watch.started, phases_s=trial.phases_s or watch.phases_s
     )
-
-
-def _oom_kills() -> int:
-    """How often the kernel's out-of-memory killer has struck since boot; 0 where it is not told."""
-    try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -45,14 +45,15 @@ def export_form(
 ) -> Form:
     """Export `original` for calls like this one and fuse its attention; the refusal names what stands in the way."""
     program = _export(original, linear_names, args, kwargs)
-    graph, constants = program.graph, _lift_names(program)
+    graph = _own_graph(program)
+    constants = _lift_names(graph, program)
     fused, reasons = fuse_attention(graph, _constant_reader(constants))
     if not fused:
         raise StrategyUnsupported("; ".join(dict.fromkeys(reasons)) or "its softmax is not part of the exported graph")
     _call_layers(graph, original, linear_names)
     leaves, spec = pytree.tree_flatten((args, kwargs))
     return Form(
-        spec, _predicate(program, original, args, kwargs), _compile(graph), tuple(constants.values()),
+        spec, _predicate(graph, program, original, args, kwargs), _compile(graph), tuple(constants.values()),
         program.call_spec.out_spec, fused, tuple(reasons),
     )  # fmt: skip
 
@@ -118,9 +119,17 @@ def _plain_layers(original: nn.Module, linear_names: tuple[str, ...]) -> Iterato
             holder._modules[own] = layer
 
 
-def _lift_names(program: ExportedProgram) -> dict[str, Any]:
+def _own_graph(program: ExportedProgram) -> Graph:
+    """A copy without an owner, so that its attributes may be those of the original module."""
+    graph = Graph()
+    result = graph.graph_copy(program.graph, {})
+    graph.output(result)
+    return graph
+
+
+def _lift_names(graph: Graph, program: ExportedProgram) -> dict[str, Any]:
     """Turn parameter inputs into attributes of the original and move constants to the end; returns the constants."""
-    graph, constants = program.graph, {}
+    constants: dict[str, Any] = {}
     kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     for node in inputs:
@@ -169,7 +178,9 @@ def _call_layers(graph: Graph, original: nn.Module, linear_names: tuple[str, ...
         bias_name = bias.target if isinstance(bias, Node) else None
         if name in linear_names and bias_name in (None, f"{name}.bias"):
             node.op, node.target, node.args, node.kwargs = "call_module", name, (node.args[0],), {}
-    graph.eliminate_dead_code()
+    for node in reversed(list(graph.nodes)):
+        if node.op == "get_attr" and not node.users:
+            graph.erase_node(node)
 
 
 def _compile(graph: Graph) -> Callable[..., Any]:
@@ -180,13 +191,13 @@ def _compile(graph: Graph) -> Callable[..., Any]:
     return function
 
 
-def _predicate(program: ExportedProgram, original: nn.Module, args: Any, kwargs: Any) -> Callable[..., bool]:
+def _predicate(graph: Graph, program: ExportedProgram, original: nn.Module, args: Any, kwargs: Any) -> Callable[..., bool]:
     """A function of the leaves that is true exactly for the calls that the export is valid for."""
     guards: list[str] | None = getattr(program, "_guards_code", None)
     if guards is None:
         raise StrategyUnsupported("this version of PyTorch does not say which sizes an export is valid for")
     leaves = pytree.tree_leaves((args, kwargs))
-    nodes = [n for n in program.graph.nodes if n.op == "placeholder"][: len(leaves)]
+    nodes = [n for n in graph.nodes if n.op == "placeholder"][: len(leaves)]
     scope: dict[str, Any] = {"Tensor": Tensor, "math": math, "torch": torch}
     tests: list[str] = []
     for i, (leaf, node) in enumerate(zip(leaves, nodes, strict=True)):

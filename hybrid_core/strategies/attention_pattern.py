@@ -1,8 +1,8 @@
 """Reads the meaning of an exported attention: which tensors are query, key, value and mask, and at what scale.
 
 From each softmax the scores are followed upwards to a product of two tensors (attention_scores.py) and the
-probabilities downwards to the product with the values. The softmax must run over the label that this second product contracts, and
-scores and probabilities must have no other reader. Anything not understood is a refusal with its reason.
+probabilities downwards to the product with the values. The softmax must run over the label that this second product
+contracts, and scores and probabilities must have no other reader. Anything not understood is a refusal with its reason.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ def read_attention(softmax: Node, constant: Callable[[Any], float | None]) -> At
     source = as_node(softmax.args[0])
     scores = explain(source, constant)
     if scores is None:
-        through = _UNLIKE.get(op_name(source), f"'{op_name(source) or source.name}'")
-        raise StrategyUnsupported(f"the softmax input comes through {through}, not from a plain product of two tensors")
+        raise StrategyUnsupported(
+            f"the softmax input comes through {_obstacle(source)}, not from a plain product of two tensors"
+        )
     axis = int(softmax.args[1])  # type: ignore[arg-type]
     key_label = scores.labels[axis]
     own = [s for s in (*scores.left_labels, *scores.right_labels) if s in ("m", "n")]
@@ -64,6 +65,18 @@ def read_attention(softmax: Node, constant: Callable[[Any], float | None]) -> At
     query_label = "m" if key_label == "n" else "n"
     _check_private(scores, softmax)
     return _read_downwards(scores, softmax, key_label, query_label)
+
+
+def _obstacle(source: Node) -> str:
+    """What stands between the softmax and a product, as far as it has a name."""
+    node = source
+    for _ in range(6):
+        if op_name(node) in _UNLIKE:
+            return _UNLIKE[op_name(node)]
+        if not node.all_input_nodes:
+            break
+        node = node.all_input_nodes[0]
+    return f"'{op_name(source) or source.name}'"
 
 
 def _check_private(scores: Scores, softmax: Node) -> None:

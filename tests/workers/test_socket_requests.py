@@ -1,5 +1,6 @@
 """No request, however wrong, gets more than a sentence or does harm; and the same few sentences reach the client."""
 
+import contextlib
 import json
 import socket
 import struct
@@ -33,7 +34,8 @@ def talk(path, data):
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(10)
         connection.connect(str(path))
-        connection.sendall(data)
+        with contextlib.suppress(BrokenPipeError):
+            connection.sendall(data)
         return read_answer(connection)
 
 

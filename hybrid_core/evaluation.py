@@ -20,9 +20,10 @@ from torch import nn
 from hybrid_core.errors import InvalidInput, MeasurementFailed, StrategyUnsupported
 from hybrid_core.measurement.case import Case
 from hybrid_core.measurement.compiling import asks_for_compiling
+from hybrid_core.measurement.contest import Change
 from hybrid_core.measurement.guards import restored_state
 from hybrid_core.measurement.nested import map_tensors, tensor_leaves
-from hybrid_core.measurement.procedure import PHASES, Change, measure
+from hybrid_core.measurement.procedure import PHASES, measure
 from hybrid_core.models.registry import get_entry
 from hybrid_core.records import MeasureRequest, Outcome, Recipe, Step, Subject, Trial, Workload
 
@@ -147,30 +148,23 @@ def evaluate(
     toolbox: Toolbox | None = None,
 ) -> Trial:
     """Measure one recipe; a candidate's fault ends in a trial that names it, never in an exception."""
-    clock = _PhaseClock(on_phase)
-    started_at = time.time()
-    outcome, reason, stage, measurement, log_tail = Outcome.OK, "", "", None, ""
+    clock, started_at = _PhaseClock(on_phase), time.time()
+    result: dict[str, Any] = {"outcome": Outcome.OK}
     try:
         with restored_state(case.threads):
             change = _change_of(case, request.recipe, toolbox or registry_toolbox())
-            measurement = measure(case, change, request.limits, clock.enter)
+            result["measurement"] = measure(case, change, request.limits, clock.enter)
     except Exception as error:  # the border: a candidate may raise anything, and all of it must get a name
-        outcome, reason = name_failure(error)
-        stage = error.stage if isinstance(error, MeasurementFailed) else clock.current or "build"
-        log_tail = "".join(traceback.format_exception(error))[-LOG_TAIL_CHARACTERS:]
+        result = _failure(error, clock.current or "build")
     return Trial(
         trial_id=request.trial_id,
         run_id=request.run_id,
         recipe=request.recipe,
         purpose=request.purpose,
-        outcome=outcome,
-        reason=reason,
-        stage=stage,
-        measurement=measurement,
         started_at=started_at,
-        seconds=clock.total_s(),
         phases_s=clock.finish(),
-        log_tail=log_tail,
+        seconds=clock.total_s(),
+        **result,
     )
 
 
@@ -185,6 +179,14 @@ def name_failure(error: BaseException) -> tuple[Outcome, str]:
     if isinstance(error, InvalidInput):
         return Outcome.INVALID_INPUT, _sentence(error)
     return Outcome.CRASHED, f"{type(error).__name__}: {_sentence(error)}"
+
+
+def _failure(error: Exception, phase: str) -> dict[str, Any]:
+    """The fields of a trial that failed."""
+    outcome, reason = name_failure(error)
+    stage = error.stage if isinstance(error, MeasurementFailed) else phase
+    log_tail = "".join(traceback.format_exception(error))[-LOG_TAIL_CHARACTERS:]
+    return {"outcome": outcome, "reason": reason, "stage": stage, "log_tail": log_tail}
 
 
 def registry_toolbox() -> Toolbox:

@@ -200,7 +200,8 @@ def _noise_warnings(pairs: list[tuple[float, float]]) -> list[str]:
     moved = drift([baseline for baseline, _ in pairs])
     spread = relative_spread([baseline for baseline, _ in pairs])
     if abs(moved) > _LARGE_DRIFT:
-        warnings.append(f"the untouched model itself became {moved:+.0%} slower or faster during the timed phase")
+        direction = "slower" if moved > 0 else "faster"
+        warnings.append(f"the untouched model itself became {abs(moved):.0%} {direction} during the timed phase")
     if spread > _LARGE_SPREAD:
         middle = statistics.median(baseline for baseline, _ in pairs)
         warnings.append(f"single times of the untouched model spread by {spread:.0%} around {middle:.3g} ms")

@@ -143,7 +143,7 @@ class Answers:
         facts = {"run_id": run_id, **to_json(subject), "ended_at": run["ended_at"], "method": run["method"]}
         environment = measurement.get("environment", {}) if measurement else {}
         return {
-            "recipe_json": recipe_json(facts, recipe, measurement or {}, environment),
+            "recipe_json": json.dumps(recipe_json(facts, recipe, measurement or {}, environment), indent=2),
             "code": recipe_code(subject, recipe, measurement),
         }
 

@@ -1,5 +1,6 @@
 """Nothing measured is lost or doubled and nothing runs for ever, whoever is killed when. Real processes."""
 
+import json
 import os
 import signal
 import threading
@@ -65,7 +66,7 @@ def test_a_run_goes_from_the_queue_to_its_winner(hub):
     assert_only_the_hub_is_left(hub)
     assert not (hub.paths.cache / run_id).exists()
     handed = hub.client.handover(run_id)
-    assert handed["recipe_json"]["recipe"] == {"quantization": "two"} and "apply_recipe" in handed["code"]
+    assert json.loads(handed["recipe_json"])["recipe"] == {"quantization": "two"} and "apply_recipe" in handed["code"]
 
 
 def test_the_same_token_twice_is_one_run_and_a_second_run_waits_for_the_device(hub):

@@ -191,7 +191,9 @@ def _compile(graph: Graph) -> Callable[..., Any]:
     return function
 
 
-def _predicate(graph: Graph, program: ExportedProgram, original: nn.Module, args: Any, kwargs: Any) -> Callable[..., bool]:
+def _predicate(
+    graph: Graph, program: ExportedProgram, original: nn.Module, args: Any, kwargs: Any
+) -> Callable[..., bool]:
     """A function of the leaves that is true exactly for the calls that the export is valid for."""
     guards: list[str] | None = getattr(program, "_guards_code", None)
     if guards is None:

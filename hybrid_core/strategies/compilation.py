@@ -18,11 +18,17 @@ from hybrid_core.strategies.base import Applied, Situation
 
 
 class CompiledCall:
-    """The compiled form of one module's call; copies of the module get one of their own."""
+    """The compiled form of one module's call. PyTorch drops it from copies of the module, which run uncompiled."""
 
-    def __init__(self, model: nn.Module, dynamic: bool | None, freezing: bool) -> None:
-        self.model, self.dynamic, self.freezing = model, dynamic, freezing
-        self._run = torch.compile(model._call_impl, dynamic=dynamic)
+    def __init__(self, model: nn.Module, dynamic: bool | None, freezing: bool, backend: str = "inductor") -> None:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            # A frame of our own: the compiler skips PyTorch's files and would not see a bare nn.Sequential.
+            return model._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+        # Compiled forms are kept, and limited in number, per code object: two models must not share one.
+        run.__code__ = run.__code__.replace()
+        self.freezing = freezing
+        self._run = torch.compile(run, dynamic=dynamic, backend=backend)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model; the first call of each form compiles."""
@@ -32,9 +38,6 @@ class CompiledCall:
             # Freezing is decided while tracing, from this global switch, and only without gradients.
             with torch.no_grad(), torch._inductor.config.patch(freezing=True):
                 return self._run(*args, **kwargs)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledCall:
-        return CompiledCall(memo[id(self.model)], self.dynamic, self.freezing)
 
 
 def compile_in_place(model: nn.Module, situation: Situation, freezing: bool) -> Applied:

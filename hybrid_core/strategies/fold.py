@@ -115,10 +115,10 @@ def _is_same(module: nn.Module, plain: nn.Module, width: int) -> bool:
         x = (magnitude * torch.randn(3, 5, width, generator=generator)).to(weight.device, weight.dtype)
         try:
             with torch.no_grad():
-                found, scaled = module(x), plain(x) * weight
+                found, scaled = module(x), plain(x) * weight.detach()
         except Exception:  # a module that does not take one tensor is no norm
             return False
-        expected = scaled if bias is None else scaled + bias
+        expected = scaled if bias is None else scaled + bias.detach()
         if not isinstance(found, Tensor) or found.shape != x.shape or found.dtype != x.dtype:
             return False
         if not torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max() + 1e-12)):

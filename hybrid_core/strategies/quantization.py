@@ -82,8 +82,8 @@ class Quantization:
         """Quantize in place and prove with one call that the model still runs."""
         refuse_when(self.unavailable(setting, str(situation.device)))
         refuse_when(self.unsupported(setting, model, situation))
-        changes = _quantize_linears(model) if setting == "int8_dynamic" else cast_to_bfloat16(model)
         try:
+            changes = _quantize_linears(model) if setting == "int8_dynamic" else cast_to_bfloat16(model, situation)
             run_example(model, situation)
         except Exception as error:  # whatever the model's own code raises when its layers changed type
             raise StrategyUnsupported(f"after {setting} the model's own code fails: {_first_line(error)}") from error

@@ -26,7 +26,11 @@ class Projected(nn.Module):
         return x.view(x.shape[0], x.shape[1], heads, WIDTH).transpose(1, 2)
 
     def forward(self, x):
-        q, k, v = self.split(self.q(x), HEADS), self.split(self.k(x), self.kv_heads), self.split(self.v(x), self.kv_heads)
+        q, k, v = (
+            self.split(self.q(x), HEADS),
+            self.split(self.k(x), self.kv_heads),
+            self.split(self.v(x), self.kv_heads),
+        )
         return self.o(self.core(q, k, v).transpose(1, 2).reshape(x.shape[0], x.shape[1], DIM))
 
     def causal(self, x):
@@ -378,11 +382,11 @@ class DataDependent(Projected):
 
 FUSED = [
     DivideAfter, MultiplyAfter, ScaleBefore, NoScale, ScaleTwice, AdditiveMask, MaskBeforeScale, SubtractedMask,
-    FillInfinity, FillLowest, FillThenScale, WhereKept, WhereMasked, FullyMaskedRow, FillInPlace, WideSoftmax, WideByHand,
-    Dropped, EinsumPlain, EinsumLayout, EinsumHeadsLast, Bmm3D, BmmWithViews, GroupedRepeat, GroupedExpand, MultiQuery,
+    FillInfinity, FillLowest, FillThenScale, WhereKept, WhereMasked, FullyMaskedRow, FillInPlace, WideSoftmax,
+    WideByHand, Dropped, EinsumPlain, EinsumLayout, EinsumHeadsLast, Bmm3D, BmmWithViews, GroupedRepeat, GroupedExpand, MultiQuery,
     KeysFirst, LearnedTemperature, SingleHead, FusedQkv, RelativeBias, ProbabilitiesDropped,
 ]  # fmt: skip
 REFUSED = [
-    Returned, ScoresReturned, OtherDimension, OverHeads, SoftCap, ActiveDropout, SmallFill, ReweightedProbabilities, Gate,
-    DataDependent,
+    Returned, ScoresReturned, OtherDimension, OverHeads, SoftCap, ActiveDropout, SmallFill, ReweightedProbabilities,
+    Gate, DataDependent,
 ]  # fmt: skip

@@ -17,7 +17,9 @@ from hybrid_core.strategies.registry import get_strategy
 
 
 def _spellings():
-    spec = importlib.util.spec_from_file_location("attention_spellings", Path(__file__).with_name("attention_spellings.py"))
+    spec = importlib.util.spec_from_file_location(
+        "attention_spellings", Path(__file__).with_name("attention_spellings.py")
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules["attention_spellings"] = module
     spec.loader.exec_module(module)

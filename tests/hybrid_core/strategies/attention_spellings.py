@@ -383,8 +383,8 @@ class DataDependent(Projected):
 FUSED = [
     DivideAfter, MultiplyAfter, ScaleBefore, NoScale, ScaleTwice, AdditiveMask, MaskBeforeScale, SubtractedMask,
     FillInfinity, FillLowest, FillThenScale, WhereKept, WhereMasked, FullyMaskedRow, FillInPlace, WideSoftmax,
-    WideByHand, Dropped, EinsumPlain, EinsumLayout, EinsumHeadsLast, Bmm3D, BmmWithViews, GroupedRepeat, GroupedExpand, MultiQuery,
-    KeysFirst, LearnedTemperature, SingleHead, FusedQkv, RelativeBias, ProbabilitiesDropped,
+    WideByHand, Dropped, EinsumPlain, EinsumLayout, EinsumHeadsLast, Bmm3D, BmmWithViews, GroupedRepeat, GroupedExpand,
+    MultiQuery, KeysFirst, LearnedTemperature, SingleHead, FusedQkv, RelativeBias, ProbabilitiesDropped,
 ]  # fmt: skip
 REFUSED = [
     Returned, ScoresReturned, OtherDimension, OverHeads, SoftCap, ActiveDropout, SmallFill, ReweightedProbabilities,

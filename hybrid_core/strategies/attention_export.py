@@ -90,14 +90,16 @@ def _writes(node: Node) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Sizes of 1 are fixed on purpose; the exporter would warn about each."""
-    logger = logging.getLogger("torch._export.non_strict_utils")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """Sizes of 1 are fixed on purpose, and an export that fails is a refusal with its reason: no need to log either."""
+    loggers = [logging.getLogger(f"torch.{name}") for name in ("_export.non_strict_utils", "_subclasses.fake_tensor")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager

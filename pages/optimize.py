@@ -56,5 +56,3 @@ if pressed:
 with st.expander("The same as JSON and as a command"):
     st.code(json.dumps(config, indent=2), language="json")
     st.code(run_form.command_line(config), language="bash", wrap_lines=True)
-    if missing := run_form.without_flag(config):
-        st.caption(plain(f"The command line has no option for {', '.join(missing)}; the JSON above has it all.", 600))

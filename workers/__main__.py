@@ -90,6 +90,7 @@ def _add_optimize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--candidates", type=int, help="recipes per iteration (5)")
     parser.add_argument("--iterations", type=int, help="iterations at most (10)")
     parser.add_argument("--budget", type=float, default=300.0, help="seconds for the whole search (300)")
+    parser.add_argument("--options", help='further documented keys as JSON, for example {"enable_orz": false}')
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--note", default="", help="a remark kept with the run")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
@@ -122,9 +123,8 @@ def optimize(options: argparse.Namespace) -> int:
 
 def run_config(options: argparse.Namespace) -> dict[str, Any]:
     """The run as the hub wants it, from the command line's options."""
-    chosen: dict[str, Any] = {
-        key: getattr(options, name) for name, key in OPTION_KEYS.items() if getattr(options, name) is not None
-    }
+    chosen = parse_options(options.options)
+    chosen |= {key: getattr(options, name) for name, key in OPTION_KEYS.items() if getattr(options, name) is not None}
     if options.strategies is not None:
         chosen["optimization_strategies"] = [name.strip() for name in options.strategies.split(",") if name.strip()]
     if options.weights is not None:
@@ -134,6 +134,21 @@ def run_config(options: argparse.Namespace) -> dict[str, Any]:
         chosen["selection_strategy"] = options.method
     names = ("model", "size", "workload", "device", "threads", "seed", "note")
     return {**{name: getattr(options, name) for name in names}, "budget_s": options.budget, "options": chosen}
+
+
+def parse_options(text: str | None) -> dict[str, Any]:
+    """The keys of `--options`; whether each is allowed is the configuration's question.
+
+    Raises:
+        InvalidInput: the text is no JSON object.
+    """
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InvalidInput(f"--options={text!r:.60} is not allowed; give one JSON object of documented keys")
+    return found
 
 
 def parse_weights(text: str) -> dict[str, float]:

@@ -129,7 +129,7 @@ class LlamaEntry:
     """The registry's entry."""
 
     name = "llama"
-    family = "decoder"
+    family = "llama"
     title = "Byte-level Llama"
     description = (
         "A decoder of the Llama family that reads bytes: RMSNorm, rotary positions, grouped-query attention, SwiGLU. "

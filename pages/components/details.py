@@ -9,6 +9,7 @@ import streamlit as st
 
 from hybrid_core.records import BASELINE_KEY
 from pages.components import charts
+from pages.components.events import fetch_kinds
 from pages.components.format import (
     PURPOSE_WORDS,
     TIMES,
@@ -103,11 +104,33 @@ def search(run: Row, result: Row) -> None:
             "Trials": f"{run.get('trials')}, of which {run.get('trials_failed')} failed",
         }
         st.table({name: plain(value) for name, value in facts.items() if value is not None}, border="horizontal")
-        for name in ("selection", "rl", "details"):
-            if result.get(name):
-                st.json(result[name], expanded=False)
+        events = fetch_kinds(run["run_id"], ("selection", "skipped"))
+        _choices([e["data"] for e in events if e["kind"] == "selection"])
+        _not_tried([e["data"] for e in events if e["kind"] == "skipped"])
         st.markdown("The configuration, ready to submit again:")
         st.json(run.get("config") or {}, expanded=False)
+
+
+def _choices(selections: Sequence[Row]) -> None:
+    """Which parents were chosen in each iteration, and for reinforcement learning what the policy learned from."""
+    for data in selections:
+        parents = ", ".join(recipe_text(key) for key in data.get("parents") or []) or "none"
+        told = data.get("details") or {}
+        reason = f" ({plain(told['reason'], 300)})" if told.get("reason") else ""
+        st.markdown(f"Iteration {plain(data.get('iteration'))}: parents {plain(parents, 500)}{reason}.")
+        if told:
+            st.json(told, expanded=False)
+
+
+def _not_tried(skips: Sequence[Row]) -> None:
+    """What was left out, with its reason."""
+    if skips:
+        st.markdown("Not tried, and why:")
+        rows = {
+            "Candidate": [recipe_text(s.get("key")) for s in skips],
+            "Why": [one_line(s.get("reason")) for s in skips],
+        }
+        st.dataframe(rows, hide_index=True, key="run_skipped")
 
 
 def _ratio_metric(run: Row, result: Row, name: str, title: str) -> None:

@@ -31,6 +31,18 @@ def fetch_events(run_id: str) -> list[Mapping[str, Any]]:
             return list(held["rows"])
 
 
+def fetch_kinds(run_id: str, kinds: Sequence[str]) -> list[Mapping[str, Any]]:
+    """All events of these kinds, in order; for runs that are over."""
+    found: list[Mapping[str, Any]] = []
+    after = 0
+    while rows := query("events", run_id=run_id, after=after, limit=STEP):
+        found += [r for r in rows if r["kind"] in kinds and isinstance(r.get("data"), Mapping)]
+        after = max(r["event_id"] for r in rows)
+        if len(rows) < STEP:
+            break
+    return found
+
+
 def event_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Markdown-safe lines, the latest first."""
     if not rows:

@@ -179,24 +179,19 @@ def fitting_sentence(catalog: Mapping[str, Any], values: Mapping[str, Any]) -> s
 
 
 def command_line(config: Mapping[str, Any]) -> str:
-    """The same run from a terminal; `without_flag` names what it cannot say."""
-    options = config["options"]
+    """The same run from a terminal."""
+    options, defaults = config["options"], HybridOptimizationConfig()
     weights = ",".join(f"{name}={value:g}" for name, value in options["objective_weights"].items())
     method = "rl" if options["enable_rl_optimization"] else options["selection_strategy"]
     said = {name: config[name] for name in ("model", "size", "workload", "device", "threads", "seed", "note")}
     said |= {"budget": config["budget_s"], "method": method, "weights": weights}
     said["strategies"] = ",".join(options["optimization_strategies"])
     said |= {flag: options[name] for name, flag in FLAGS.items()}
+    has_flag = {*FLAGS, "optimization_strategies", "objective_weights", "enable_rl_optimization", "selection_strategy"}
+    others = {name: v for name, v in options.items() if name not in has_flag and v != getattr(defaults, name)}
+    said["options"] = json.dumps(others) if others else ""
     words = [f"--{name} {shlex.quote(str(value))}" for name, value in said.items() if value != ""]
     return " ".join(["python -m workers optimize", *words])
-
-
-def without_flag(config: Mapping[str, Any]) -> list[str]:
-    """Options that differ from their defaults and have no flag on the command line."""
-    defaults = HybridOptimizationConfig()
-    known = {*FLAGS, "optimization_strategies", "objective_weights", "enable_rl_optimization", "selection_strategy"}
-    others = {name: value for name, value in config["options"].items() if name not in known}
-    return [f"{name}={value}" for name, value in others.items() if value != getattr(defaults, name)]
 
 
 def submission_token(nonce: str, config: Mapping[str, Any]) -> str:

@@ -187,17 +187,11 @@ def test_the_json_beside_the_form_is_the_configuration_itself(client, open_page)
 def test_the_command_line_means_the_same_run():
     from workers.__main__ import build_parser, run_config
 
-    config = run_form.build_config(values(seed=3, budget_s=90.0, method="rank", note="it's 50 % off"))
+    config = run_form.build_config(values(seed=3, budget_s=90.0, method="rank", note="it's 50 % off", enable_orz=False))
     words = shlex.split(run_form.command_line(config))
     assert words[:3] == ["python", "-m", "workers"]
     again = RunConfig.from_json(run_config(build_parser().parse_args(words[3:])))
     assert again == RunConfig.from_json(config)
-
-
-def test_what_the_command_line_cannot_say_is_named():
-    config = run_form.build_config(values(enable_dapo=False))
-    assert run_form.without_flag(config) == ["enable_dapo=False"]
-    assert run_form.without_flag(run_form.build_config(values())) == []
 
 
 def test_the_estimate_grows_with_the_budget_and_refuses_one_that_is_too_short():

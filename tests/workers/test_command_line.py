@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.__main__ import main, parse_weights, run_config
+from hybrid_core.errors import InvalidInput
+from workers.__main__ import main, parse_options, parse_weights, run_config
 from workers.paths import PROJECT_ROOT
 
 FAKES = Path(__file__).parent / "fakes"
@@ -135,3 +136,11 @@ def test_each_option_reaches_the_configuration_key_it_stands_for():
     rl = run_config(build_parser().parse_args([*TOY, "--method", "rl"]))
     assert rl["options"]["enable_rl_optimization"] is True
     assert parse_weights(" speed = 0.5 , memory=2") == {"speed": 0.5, "memory": 2.0}
+
+
+def test_further_options_are_json_and_anything_else_is_refused():
+    assert parse_options('{"enable_orz": false}') == {"enable_orz": False}
+    assert parse_options(None) == {}
+    for text in ("[1]", "enable_orz", '{"a":'):
+        with pytest.raises(InvalidInput, match="one JSON object"):
+            parse_options(text)

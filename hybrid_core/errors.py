@@ -16,7 +16,7 @@ class InvalidInput(HybridError, ValueError):
 
 
 class StrategyUnsupported(HybridError):
-    """This setting cannot be applied to this model, workload or machine; the message says why."""
+    """The setting cannot be applied to this model, workload or machine; the message says why."""
 
 
 class MeasurementFailed(HybridError):

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from hybrid_core.records import BASELINE_KEY
-from pages.components import charts
+from pages.components import charts, tables
 from pages.components.events import fetch_kinds
 from pages.components.format import (
     PURPOSE_WORDS,
@@ -126,11 +126,9 @@ def _not_tried(skips: Sequence[Row]) -> None:
     """What was left out, with its reason."""
     if skips:
         st.markdown("Not tried, and why:")
-        rows = {
-            "Candidate": [recipe_text(s.get("key")) for s in skips],
-            "Why": [one_line(s.get("reason")) for s in skips],
-        }
-        st.dataframe(rows, hide_index=True, key="run_skipped")
+        names = [recipe_text(s.get("key")) for s in skips]
+        rows = {"Candidate": names, "Why": [one_line(s.get("reason")) for s in skips]}
+        tables.draw(rows, "run_skipped", "Candidates that were not tried, with the reason")
 
 
 def _ratio_metric(run: Row, result: Row, name: str, title: str) -> None:

@@ -29,7 +29,7 @@ def choose(page: Page, label: str, option: str) -> None:
 def copied(page: Page, block: Any) -> str:
     """What the block's own copy button puts on the clipboard."""
     block.hover()
-    block.locator("[data-testid=stCodeCopyButton]").click()
+    block.get_by_role("button", name="Copy to clipboard").click()
     return str(page.evaluate("() => navigator.clipboard.readText()"))
 
 

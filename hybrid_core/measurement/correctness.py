@@ -27,6 +27,9 @@ NOISE_FACTOR = 10.0
 # int4 weights reach 0.34 on real models; an unrelated output of the same size gives 1.4, zeros give 1.0.
 LOOSE_BOUND = 0.5
 LOOSE_ROW_BOUND = 0.85
+# Inside an item single positions may break the row bound: int8 with one activation scale per tensor did so at 1 of 512
+# positions of a real decoder and lost nothing its task could see. Whole items never may.
+LOOSE_POSITION_SHARE = 0.01
 LOOSE_DISAGREEMENT = 0.5
 _QUIET_ROW = 0.05  # rows fainter than this share of the typical row are judged as if they were that loud
 
@@ -185,13 +188,13 @@ def _peak_fault(path: str, expected: torch.Tensor, largest: float, bound: float)
 
 
 def _row_fault(path: str, expected: torch.Tensor, got: torch.Tensor) -> str:
-    """Judge every item of the batch, and of outputs with three dimensions or more every position in it, apart."""
+    """Judge every item of the batch, and of outputs with three dimensions or more the positions in it, apart."""
     for rows in (1, 2) if expected.dim() > 2 else (1,) if expected.dim() > 1 else ():
         error = (got.double() - expected.double()).flatten(rows).flatten(0, rows - 1).norm(dim=-1)
         size = expected.double().flatten(rows).flatten(0, rows - 1).norm(dim=-1)
         relative = error / size.clamp_min(_QUIET_ROW * float(size.square().mean().sqrt()) + 1e-300)
-        if float(relative.max()) > LOOSE_ROW_BOUND:
-            bad, worst = int((relative > LOOSE_ROW_BOUND).sum()), float(relative.max())
+        bad, worst = int((relative > LOOSE_ROW_BOUND).sum()), float(relative.max())
+        if bad > (LOOSE_POSITION_SHARE * relative.numel() if rows == 2 else 0):
             of = f"{bad} of {relative.numel()} rows, first row {int((relative > LOOSE_ROW_BOUND).nonzero()[0])}"
             return f"{path}: {of}, have a relative error up to {worst:.1e} > {LOOSE_ROW_BOUND:g}"
     return ""

@@ -65,6 +65,16 @@ def test_garbage_does_not_pass_the_loose_bound():
     assert "relative error 1." in compare_outputs(BASE, other, LOOSE).fault
 
 
+def test_a_single_odd_position_of_a_long_sequence_is_the_quality_tasks_business_but_a_share_of_them_is_wrong():
+    sequence = torch.randn(1, 512, 16, generator=torch.Generator().manual_seed(3))
+    odd = sequence.clone()
+    odd[0, 116] = -odd[0, 116]
+    assert compare_outputs(sequence, odd, LOOSE).fault == ""
+    odd[0, 200:210] = 0.0
+    assert "11 of 512 rows, first row 116" in compare_outputs(sequence, odd, LOOSE).fault
+    assert compare_outputs(sequence[:, :1].clone(), -sequence[:, :1], LOOSE).fault
+
+
 def test_one_skipped_row_of_many_does_not_pass_the_loose_bound():
     skipped = BASE.clone()
     skipped[-1] = 0

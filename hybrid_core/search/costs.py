@@ -13,6 +13,8 @@ from hybrid_core.records import MeasureLimits, Outcome, Purpose, Recipe, Step, T
 from hybrid_core.search.space import Space
 
 FINAL_HALF_WIDTH = 0.015
+# A lucky calm second makes few pairs look certain; what is published needs more of them.
+FINAL_MIN_PAIRS = 32
 # A single outlier must not make a setting look free or unaffordable for the rest of the run.
 _LEAST_SCALE, _MOST_SCALE = 0.05, 20.0
 
@@ -95,6 +97,7 @@ def limits_for(budget_s: float, purpose: Purpose, available_s: float) -> Measure
     if purpose is Purpose.FINAL:
         return MeasureLimits(
             target_half_width=FINAL_HALF_WIDTH,
+            min_pairs=FINAL_MIN_PAIRS,
             max_timed_s=2 * timed,
             transform_timeout_s=transform,
             total_timeout_s=total,

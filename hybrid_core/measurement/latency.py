@@ -187,11 +187,11 @@ def _stop_reason(
     target, count = limits.target_half_width, len(pairs)
     width = half_width(pairs, seed) if look else float("inf")
     if look and width <= target:
-        return f"certain enough: the ratio is known to +-{width:.1%} (target {target:.1%}) after {count} pairs"
+        return f"certain enough: the ratio is known to ±{width:.1%} (target {target:.1%}) after {count} pairs"
     if count >= limits.max_pairs or (elapsed_s >= limits.max_timed_s and count >= 4):
         width = half_width(pairs, seed)
         limit = f"{limits.max_pairs} pairs" if count >= limits.max_pairs else f"{limits.max_timed_s:g} s"
-        return f"limit of {limit} reached with {count} pairs: the ratio is known to +-{width:.1%} (target {target:.1%})"
+        return f"limit of {limit} reached with {count} pairs: the ratio is known to ±{width:.1%} (target {target:.1%})"
     return ""
 
 

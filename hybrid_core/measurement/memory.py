@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from hybrid_core.measurement.case import Case, synchronize
 from hybrid_core.records import Estimate
+
+# The profiler's library announces its own start and stop on standard error; read at its first use.
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 # storage address (or object identity where there is no storage) -> bytes
 Storages = dict[tuple[str, int], int]

@@ -64,7 +64,7 @@ def ratio_of_pairs(pairs_ms: Sequence[tuple[float, float]], seed: int = 0) -> Es
 
 
 def half_width(pairs_ms: Sequence[tuple[float, float]], seed: int = 0) -> float:
-    """Half the width of the 95 % interval of the median log ratio: 0.02 reads as "+-2 %".
+    """Half the width of the 95 % interval of the median log ratio: 0.02 reads as "±2 %".
 
     >>> half_width([(3.0, 1.5)] * 6)
     0.0

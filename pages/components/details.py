@@ -183,7 +183,9 @@ def _facts(trial: Row) -> dict[str, str]:
         metric: f"{percent(trial.get('quality_value'))}, baseline {percent(trial.get('quality_baseline'))}{samples}",
         "Largest difference of an output": f"{error:.3g}" if is_number(error) else "unknown",
         "First call": duration(trial.get("first_call_s")),
-        "Pays for itself after": f"{calls:,} calls" if is_number(calls) else "never, or nothing to pay",
+        "Pays for itself after": f"{calls:,} call{'s' if calls != 1 else ''}"
+        if is_number(calls)
+        else "never, or nothing to pay",
         "Timed pairs": f"{trial.get('pairs')}: {one_line(trial.get('stop_reason'))}",
     }
 

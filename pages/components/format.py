@@ -195,7 +195,9 @@ def sentence(text: Any, limit: int = 300) -> str:
     flat = one_line(text, limit)
     if not flat:
         return ""
-    return plain(flat[0].upper() + flat[1:], limit) + ("" if flat.endswith((".", "!", "?")) else ".")
+    # A recipe's key keeps its spelling, because people paste it.
+    first = flat[0] if "=" in flat.split(" ", 1)[0] else flat[0].upper()
+    return plain(first + flat[1:], limit) + ("" if flat.endswith((".", "!", "?")) else ".")
 
 
 def said_verdict(result: Any, objective: str) -> str:

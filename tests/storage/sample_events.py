@@ -83,7 +83,7 @@ def make_measurement(rng: random.Random, speed: float, memory: float, accuracy: 
             {"bits_per_byte": 2.31, "top1_agreement": 0.993, "kl_nats": math.nan},
         ),
         max_abs_error=1e-6,
-        stop_reason="interval narrower than +-2 %",
+        stop_reason="interval narrower than ±2 %",
         pairs_ms=pairs,
         changes=("replaced 4 of 4 eager attentions by scaled_dot_product_attention",),
         warnings=(),

@@ -41,13 +41,17 @@ class Form:
 
 
 def export_form(
-    original: nn.Module, linear_names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+    original: nn.Module,
+    linear_names: tuple[str, ...],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    kernel: Callable[..., Any] | None = None,
 ) -> Form:
     """Export `original` for calls like this one and fuse its attention; the refusal names what stands in the way."""
     program = _export(original, linear_names, args, kwargs)
     graph = _own_graph(program)
     constants = _lift_names(graph, program)
-    fused, reasons = fuse_attention(graph, _constant_reader(constants))
+    fused, reasons = fuse_attention(graph, _constant_reader(constants), kernel)
     if not fused:
         raise StrategyUnsupported("; ".join(dict.fromkeys(reasons)) or "its softmax is not part of the exported graph")
     _call_layers(graph, original, linear_names)

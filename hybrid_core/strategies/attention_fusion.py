@@ -9,6 +9,7 @@ proven equal is replaced. Sources: FlashAttention, Dao et al. 2022 (arXiv 2205.1
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,10 +27,13 @@ from hybrid_core.strategies.base import (
     replace_submodule,
     run_example,
 )
+from hybrid_core.strategies.causal_kernel import causal_attention, counted_skips
 from hybrid_core.strategies.fused_attention import Forms, FusedAttention
 
 # A module that returns its probabilities may stand in one that drops them; further out the export only grows.
 MOST_OUTWARD = 3
+# setting -> what stands in the place of the written-out form; None is scaled_dot_product_attention itself
+KERNELS: dict[str, Callable[..., Any] | None] = {"sdpa": None, "sdpa_causal": causal_attention}
 
 
 class AttentionFusion:
@@ -39,7 +43,15 @@ class AttentionFusion:
     title = "Attention fusion"
     purpose = "Replaces written-out attention by one fused kernel that never stores the square score matrix."
     claimed = {"speed": 1.3, "memory": 1.4, "accuracy": 0.98}
-    conflicts: tuple[Conflict, ...] = ()
+    conflicts = tuple(
+        Conflict(
+            setting="sdpa_causal",
+            other_strategy="kernel_fusion",
+            other_setting=compiled,
+            reason="it looks at its mask in every call, which breaks a compiled graph at every attention",
+        )
+        for compiled in ("compile", "compile_freezing")
+    )
     settings = (
         Setting(
             name="sdpa",
@@ -48,6 +60,14 @@ class AttentionFusion:
             exact=True,
             expected_cost_s=4.0,
             references=("https://arxiv.org/abs/2205.14135", "https://arxiv.org/abs/2112.05682"),
+        ),
+        Setting(
+            name="sdpa_causal",
+            sentence="Like sdpa; where a call's mask is exactly the causal one, what it hides is never computed.",
+            stage=10,
+            exact=True,
+            expected_cost_s=4.0,
+            references=("https://arxiv.org/abs/2205.14135",),
         ),
     )
 
@@ -70,18 +90,24 @@ class AttentionFusion:
         shared: dict[Any, Forms] = {}
         for outwards in findings.sites.values():
             try:
-                model, name = _fuse(model, outwards, shared)
+                model, name = _fuse(model, outwards, shared, KERNELS[setting])
                 replaced.append(name)
             except StrategyUnsupported as refusal:
                 reasons.append(f"{outwards[0].name or 'the model'}: {refusal}")
         if not replaced:
             raise StrategyUnsupported(f"no attention could be fused; {list_briefly(list(dict.fromkeys(reasons)), 2)}")
-        run_example(model, situation)
+        with counted_skips() as skips:
+            run_example(model, situation)
+        if setting == "sdpa_causal" and not skips[0]:
+            raise StrategyUnsupported(
+                "no attention of the example has the causal mask, so there is nothing to skip; use sdpa"
+            )
         done = (
             f"replaced {len(replaced)} of {len(findings.sites)} written-out attentions by scaled_dot_product_attention"
         )
+        causal = (f"the causal kernel ran {skips[0]} times in one example call",) if skips[0] else ()
         refused = (f"left as it was: {list_briefly(reasons, 3)}",) if reasons else ()
-        return Applied(model, (f"{done} ({list_briefly(replaced)})", *refused))
+        return Applied(model, (f"{done} ({list_briefly(replaced)})", *causal, *refused))
 
 
 def _why_none(findings: Findings) -> str:
@@ -94,12 +120,14 @@ def _why_none(findings: Findings) -> str:
     return "no softmax runs in the example, so there is no written-out attention to fuse"
 
 
-def _fuse(model: nn.Module, outwards: tuple[Call, ...], shared: dict[Any, Forms]) -> tuple[nn.Module, str]:
+def _fuse(
+    model: nn.Module, outwards: tuple[Call, ...], shared: dict[Any, Forms], kernel: Callable[..., Any] | None
+) -> tuple[nn.Module, str]:
     """Replace the module that computes the attention, or the next one outwards that does not return probabilities."""
     first: StrategyUnsupported | None = None
     for call in outwards[:MOST_OUTWARD]:
         key = fingerprint(call.module)
-        fused = FusedAttention(call.module, shared.get(key) if key is not None else None)
+        fused = FusedAttention(call.module, shared.get(key) if key is not None else None, kernel)
         try:
             if not fused.forms.known:
                 fused.learn(call.args, call.kwargs)

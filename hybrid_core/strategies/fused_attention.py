@@ -41,9 +41,12 @@ class Forms:
 class FusedAttention(nn.Module):
     """Stands where `original` stood; attributes that are not its own are the original's."""
 
-    def __init__(self, original: nn.Module, forms: Forms | None = None) -> None:
+    def __init__(
+        self, original: nn.Module, forms: Forms | None = None, kernel: Callable[..., Any] | None = None
+    ) -> None:
         super().__init__()
         self.original = original
+        self.kernel = kernel
         self.forms = Forms() if forms is None else forms
         self.linear_names = tuple(n for n, m in original.named_modules() if type(m) is nn.Linear)
         self.train(original.training)
@@ -66,7 +69,7 @@ class FusedAttention(nn.Module):
                 f"{type(self.original).__name__} was called in more than {MOST_FORMS} forms of types and fixed sizes; "
                 "use fewer different shapes or leave attention_fusion out"
             )
-        form = export_form(self.original, self.linear_names, args, kwargs)
+        form = export_form(self.original, self.linear_names, args, kwargs, self.kernel)
         self._check(form, args, kwargs)
         self.forms.known.append(form)
         return form

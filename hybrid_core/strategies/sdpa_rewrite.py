@@ -25,13 +25,18 @@ aten = torch.ops.aten
 SOFTMAX = ("softmax", "_softmax", "_safe_softmax")
 
 
-def fuse_attention(graph: Graph, constant: Callable[[Any], float | None]) -> tuple[int, list[str]]:
-    """Rewrite every softmax of the graph that is understood; returns how many, and the reasons for the others."""
+def fuse_attention(
+    graph: Graph, constant: Callable[[Any], float | None], kernel: Callable[..., Any] | None = None
+) -> tuple[int, list[str]]:
+    """Rewrite every softmax of the graph that is understood; returns how many, and the reasons for the others.
+
+    `kernel` takes the arguments of `scaled_dot_product_attention`, which it is when left out.
+    """
     _simplify(graph)
     fused, reasons = 0, []
     for softmax in [node for node in graph.nodes if op_name(node) in SOFTMAX]:
         try:
-            _Writer(graph, read_attention(softmax, constant)).write()
+            _Writer(graph, read_attention(softmax, constant), kernel).write()
             fused += 1
         except StrategyUnsupported as refusal:
             reasons.append(str(refusal))
@@ -53,8 +58,9 @@ def _simplify(graph: Graph) -> None:
 class _Writer:
     """Emits the nodes of one attention, right before the product that ends it."""
 
-    def __init__(self, graph: Graph, found: Attention) -> None:
+    def __init__(self, graph: Graph, found: Attention, kernel: Callable[..., Any] | None) -> None:
         self.graph, self.found, self.scores = graph, found, found.scores
+        self.kernel = kernel or functional.scaled_dot_product_attention
         self.dtype: torch.dtype = found.final.meta["val"].dtype
         self.batch = [s for s in self.scores.product_labels if s not in ("m", "n")]
         left = (self.scores.left, self.scores.left_labels)
@@ -228,8 +234,7 @@ class _Writer:
             query, key, value = (self._call(aten.unsqueeze.default, x, 0) for x in (query, key, value))
         if self.mask is not None and self.mask_rank != 2:
             self._raise_mask_to(4)
-        kernel = functional.scaled_dot_product_attention
-        out = self._call(kernel, query, key, value, attn_mask=self.mask, scale=self.scale)
+        out = self._call(self.kernel, query, key, value, attn_mask=self.mask, scale=self.scale)
         for _ in range(4 - rank):
             out = self._call(aten.squeeze.dim, out, 0)
         width = self._length(self.found.value, self.found.value_labels, "e")

@@ -98,7 +98,7 @@ def test_every_strategy_keeps_the_contract_on_the_registry(strategy):
         "memory_pooling": {"in_place on llama prefill", "in_place on llama decode", "in_place on convnet forward",
                            "static_cache on llama decode", "micro_batch on convnet forward",
                            "micro_batch on sequential forward"},
-        "attention_fusion": {"sdpa on llama prefill", "sdpa on llama decode"},
+        "attention_fusion": {f"{s} on llama {w}" for s in ("sdpa", "sdpa_causal") for w in ("prefill", "decode")},
     }  # fmt: skip
     assert set(outcomes.applied) == expected[strategy.name]
 

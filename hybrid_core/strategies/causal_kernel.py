@@ -1,0 +1,59 @@
+"""Fused attention that skips what a causal mask hides instead of computing it and adding minus infinity.
+
+With `is_causal` the kernel never touches the upper half of the scores and needs no mask in memory, but it is only right
+when the mask really is the causal one. So every call looks: rows equal columns, zero up to the diagonal, minus infinity
+(or the type's lowest number, which no finite score outweighs) beyond it. Any other mask is used as it is. The look
+costs two passes over the mask per attention, so it pays for long sequences only; it is a decision in Python, where a
+compiled graph breaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_skips: ContextVar[list[int] | None] = ContextVar("_skips", default=None)
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor | None, scale: Any) -> Tensor:
+    """`scaled_dot_product_attention`, with the causal kernel exactly when `attn_mask` is the causal mask."""
+    if attn_mask is not None and is_causal_mask(attn_mask, query.shape[-2], key.shape[-2]):
+        skips = _skips.get()
+        if skips is not None:
+            skips[0] += 1
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask, scale=scale)
+
+
+def is_causal_mask(mask: Tensor, rows: int, columns: int) -> bool:
+    """Whether an additive mask (..., rows, columns) lets each row see itself and what came before, and nothing else.
+
+    >>> hidden = torch.full((3, 3), float("-inf"))
+    >>> is_causal_mask(hidden.triu(1), 3, 3), is_causal_mask(hidden.triu(2), 3, 3)
+    (True, False)
+    """
+    if rows != columns or rows < 2 or mask.dim() < 2 or mask.shape[-2:] != (rows, columns):
+        return False
+    if not mask.is_floating_point():
+        return False
+    later = torch.ones(rows, columns, dtype=torch.bool, device=mask.device).triu(1)
+    hidden = mask <= torch.finfo(mask.dtype).min
+    # Where exactly the later ones are hidden and nothing else differs from zero, all the others are zero.
+    return bool((hidden == later).all()) and int(mask.count_nonzero()) == int(hidden.count_nonzero())
+
+
+@contextmanager
+def counted_skips() -> Iterator[list[int]]:
+    """A list whose only number is how often the causal kernel was used inside the block."""
+    count = [0]
+    token = _skips.set(count)
+    try:
+        yield count
+    finally:
+        _skips.reset(token)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from pathlib import Path
 from statistics import NormalDist
 
 import pytest
@@ -14,6 +15,7 @@ from hybrid_core.errors import InvalidInput
 from hybrid_core.models import tasks
 from hybrid_core.models.corpus import HELD_OUT_BYTES, is_held_out, library_sources, training_text
 from hybrid_core.models.quality import digit_quality, next_byte_quality, wilson_interval
+from hybrid_core.models.registry import ENTRIES
 from hybrid_core.models.tasks import DigitsTask, NextByteTask, held_out_bytes
 
 
@@ -117,3 +119,17 @@ def test_wilson_interval_ends_are_where_the_score_test_rejects(hits, count):
     z = NormalDist().inv_cdf(0.975)
     for share in wilson_interval(hits, count):
         assert abs(hits / count - share) == pytest.approx(z * math.sqrt(share * (1 - share) / count), rel=1e-5)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_documentation_quotes_the_figures_of_the_shipped_files(entry):
+    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text()
+    for size in entry.sizes:
+        facts = entry.facts(size)
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{entry.name}` | `{size}` |"))
+        assert f"{facts['parameters']:,}" in row
+        for workload in entry.workloads(size):
+            assert f"`{workload.name}`" in row
+        if facts["trained"]:
+            low, value, high = (100 * facts["quality"][key] for key in ("low", "value", "high"))
+            assert f"{value:.2f} % ({low:.2f} to {high:.2f})" in row

@@ -194,7 +194,7 @@ class LlamaEntry:
         facts = read_facts(CHECKPOINT)
         limits = [
             "predicts Python source only, byte by byte",
-            "trained on windows of up to 512 bytes: beyond byte 512 its answers get worse, so prefill_long is for speed and memory",
+            "trained on up to 512 bytes at once: its answers get worse beyond, so prefill_long is for speed and memory",
         ]
         return {**common, "trained": True, "quality": facts["quality"], "training": facts, "limits": limits}
 

@@ -6,8 +6,8 @@ untouched model, with the whole 95 % interval above 1 and within the accuracy bo
 Method: several whole runs through the command line, each with another seed and an empty history, so that none
 learns from an earlier one. Every number is a ratio measured beside the untouched model in one process (paired,
 ABBA, median, bootstrap interval); a run counts only by its final race, which is another process than the one that
-chose the recipe. Each answer holds the empty recipe raced the same way, which should be a tie; raw samples stay in
-the run's database.
+chose the recipe. Each answer holds the empty recipe raced the same way, which should be a tie. The results file
+keeps every trial's figures and the raw samples of the final race.
 
     make bench-first-path            three runs of 120 s for each model
     make bench-first-path QUICK=1    one run of 120 s on llama
@@ -25,6 +25,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from workers.client import Client  # noqa: E402
+from workers.paths import DataPaths  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results" / "first-path.json"
 
 
@@ -35,9 +40,30 @@ def optimize(model: str, budget_s: int, seed: int, data_dir: str) -> dict[str, A
     env = {**os.environ, "HYBRID_DATA_DIR": data_dir}
     try:
         done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=True)
-        return dict(json.loads(done.stdout))
+        answer = dict(json.loads(done.stdout))
+        answer["final_race"] = raw_samples(Client(DataPaths(Path(data_dir))), answer["trials"])
+        return answer
     finally:
         subprocess.run([sys.executable, "-m", "workers", "stop"], cwd=ROOT, env=env, check=False, capture_output=True)
+
+
+def raw_samples(client: Client, trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """Recipe key to the [untouched ms, candidate ms] pairs of its final race."""
+    finals = {t["recipe_key"]: t["trial_id"] for t in trials if t["purpose"] == "final" and t["outcome"] == "ok"}
+    found = {key: client.query("trial", trial_id=trial_id)[0] for key, trial_id in finals.items()}
+    return {key: json.loads(row["measurement_json"])["pairs_ms"] for key, row in found.items()}
+
+
+def environment() -> dict[str, Any]:
+    """Machine, versions and devices, as the hub's catalog states them."""
+    command = [sys.executable, "-m", "workers.catalog_process"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    catalog = json.loads(done.stdout)
+    return {
+        **catalog["environment"],
+        "devices": catalog["devices"],
+        "threads_per_measurement": catalog["devices"][0]["threads"],
+    }
 
 
 def row_of(model: str, seed: int, answer: dict[str, Any]) -> dict[str, Any]:
@@ -93,9 +119,8 @@ def main() -> None:
     }
     target["met"] = share >= 1.0
     print(f"{target['name']}: {share:.2f} (target 1.00, {'met' if target['met'] else 'MISSED'})")
-    environment = (rows[0]["answer"].get("environment") or {}) if rows else {}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({"environment": environment, "targets": [target], "rows": rows}, indent=1))
+    RESULTS.write_text(json.dumps({"environment": environment(), "targets": [target], "rows": rows}, indent=None))
     print(f"written to {RESULTS.relative_to(ROOT)}")
 
 

@@ -19,9 +19,8 @@ def ask_one(cursor: duckdb.DuckDBPyConnection, sql: str, params: Any = None) -> 
 
 
 def row_schema(cursor: duckdb.DuckDBPyConnection, table: str) -> pa.Schema:
-    """The columns of a table that a writer fills; `event_id` is given by the table."""
-    schema = cursor.sql("from " + table + " limit 0").to_arrow_table().schema
-    return pa.schema([column for column in schema if column.name != "event_id"])
+    """The columns of a table that a writer fills; `event_id` is given by `insert_rows`."""
+    return pa.schema([column for column in _full_schema(cursor, table) if column.name != "event_id"])
 
 
 def insert_rows(cursor: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -31,8 +30,18 @@ def insert_rows(cursor: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Ma
     """
     if not rows:
         return 0
-    cursor.register("incoming", pa.Table.from_pylist(list(rows), schema=row_schema(cursor, table)))
+    schema = _full_schema(cursor, table)
+    if "event_id" in schema.names:
+        # Given here and not by the table's sequence, because DuckDB evaluates a default in no particular order and
+        # readers page through events by this number. There is one writer, so the largest one is known.
+        last = ask_one(cursor, "select coalesce(max(event_id), 0) from " + table)
+        rows = [{**row, "event_id": number} for number, row in enumerate(rows, start=(last[0] if last else 0) + 1)]
+    cursor.register("incoming", pa.Table.from_pylist(list(rows), schema=schema))
     added = ask_one(cursor, "insert or ignore into " + table + " by name from incoming")
     # Not in a `finally`: in an aborted transaction this would hide the error that aborted it.
     cursor.unregister("incoming")
     return int(added[0]) if added else 0
+
+
+def _full_schema(cursor: duckdb.DuckDBPyConnection, table: str) -> pa.Schema:
+    return cursor.sql("from " + table + " limit 0").to_arrow_table().schema

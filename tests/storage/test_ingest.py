@@ -61,6 +61,19 @@ def test_every_event_and_trial_arrives_once_in_order_with_its_raw_samples(db: Da
     assert ingest_once(db, spool_dir).lines == 0
 
 
+def test_events_of_one_tick_are_numbered_in_the_order_they_were_written(db: Database, spool_dir: Path) -> None:
+    writer = SpoolWriter(spool_dir, "many", 1, StepClock())
+    for tick in range(3):
+        for number in range(400):
+            writer.write("skipped" if number % 3 else "selection", {"key": f"{tick}-{number}", "reason": "x"})
+        ingest_once(db, spool_dir)
+    rows = run_query(db, "events", {"run_id": "many", "limit": 5000}).to_pylist()
+    keys = [json.loads(row["data_json"])["key"] for row in rows]
+    assert keys == [f"{tick}-{number}" for tick in range(3) for number in range(400)]
+    numbers = [row["event_id"] for row in rows]
+    assert numbers == sorted(set(numbers))
+
+
 def test_the_same_lines_again_change_nothing(db: Database, spool_dir: Path) -> None:
     run_id = new_run(db)
     spool_events(spool_dir, run_id, make_run_events(run_id, seed=3))

@@ -42,6 +42,8 @@ def optimize(model: str, budget_s: int, seed: int, data_dir: str) -> dict[str, A
         done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=True)
         answer = dict(json.loads(done.stdout))
         answer["final_race"] = raw_samples(Client(DataPaths(Path(data_dir))), answer["trials"])
+        for trial in answer["trials"]:
+            del trial["log_tail"]  # traces name folders of this machine; outcome, stage and reason stay
         return answer
     finally:
         subprocess.run([sys.executable, "-m", "workers", "stop"], cwd=ROOT, env=env, check=False, capture_output=True)

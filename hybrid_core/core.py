@@ -41,7 +41,7 @@ class HybridOptimizationCore:
     """Optimizes modules with one configuration and remembers what it found.
 
     Attributes:
-        candidate_selector, optimization_strategy: the two documented helpers, with the same configuration.
+        candidate_selector, optimization_strategy: the two documented parts, with the same configuration.
         optimization_history: the result of every `hybrid_optimize_module`, oldest first.
         missing_candidates: why recipes are absent from the last `generate_optimization_candidates`.
     """

@@ -58,7 +58,6 @@ def test_untrained_size_keeps_its_activations_in_range():
 
 
 def test_held_out_images_are_those_of_scikit_learn_and_not_trained_on():
-    pytest.importorskip("sklearn")
     from hybrid_core.models.train_convnet import split_digits
 
     (training, _), (images, labels) = split_digits()

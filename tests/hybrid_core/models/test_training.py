@@ -134,7 +134,6 @@ def test_llama_training_ends_on_time_saves_and_resumes(tmp_path, monkeypatch):
 
 
 def test_convnet_command_trains_and_writes_a_checkpoint_that_loads(tmp_path):
-    pytest.importorskip("sklearn")
     output = tmp_path / "convnet.safetensors"
     main(["convnet", "--minutes", "0.03", "--output", str(output)])
     facts = read_facts(output)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hybrid_core.errors import InvalidInput, StrategyUnsupported
+from hybrid_core.models.registry import get_entry
 from hybrid_core.records import STRATEGY_NAMES, Workload
 from hybrid_core.strategies.base import Applied, Setting, Situation
 from hybrid_core.strategies.registry import STRATEGIES, get_setting, get_strategy
@@ -56,9 +57,8 @@ def small_cases():
 
 
 def registry_cases():
-    entries = pytest.importorskip("hybrid_core.models.registry")
     for name, workload_index in (("llama", 0), ("llama", 1), ("convnet", 0), ("sequential", 0)):
-        entry = entries.get_entry(name)
+        entry = get_entry(name)
         size = entry.sizes[0]
         workload = entry.workloads(size)[workload_index]
         generator = torch.Generator().manual_seed(3)

@@ -113,6 +113,10 @@ def search(run: Row, result: Row) -> None:
 
 def _choices(selections: Sequence[Row]) -> None:
     """Which parents were chosen in each iteration, and for reinforcement learning what the policy learned from."""
+    if not selections:
+        st.caption(
+            "The search ended before the selection method had anything to choose from; a larger budget reaches it."
+        )
     for data in selections:
         parents = ", ".join(recipe_text(key) for key in data.get("parents") or []) or "none"
         told = data.get("details") or {}

@@ -122,17 +122,16 @@ def insert_run(cursor: duckdb.DuckDBPyConnection, values: Mapping[str, Any]) -> 
     cursor.execute("insert or ignore into runs (" + names + ") values (" + marks + ")", list(values.values()))
 
 
-def next_queued_run(db: Database, device: str = "") -> OpenRun | None:
-    """The run that waited longest, on that device if one is named."""
-    found = _open_runs(
-        db, "and state = 'queued' and (? = '' or device = ?) order by created_at, run_id limit 1", device
-    )
-    return found[0] if found else None
-
-
 def open_runs(db: Database) -> list[OpenRun]:
     """Every run that is not over, oldest first; one in state running without an active lease has lost its worker."""
-    return _open_runs(db, "and (? = '' or device = ?) order by created_at, run_id", "")
+    rows = db.cursor().execute(
+        "select run_id, state, attempt, config_json, subject_json, family, created_at, cancel_requested_at from runs "
+        "where state in " + _OPEN_STATES + " order by created_at, run_id"
+    )
+    return [
+        OpenRun(run_id, state, attempt, json.loads(config), json.loads(subject), *rest)
+        for run_id, state, attempt, config, subject, *rest in rows.fetchall()
+    ]
 
 
 def mark_running(
@@ -191,15 +190,6 @@ def active_leases(db: Database) -> list[Lease]:
     return [Lease(*row) for row in rows.fetchall()]
 
 
-def end_lease(db: Database, run_id: str, attempt: int) -> None:
-    """Note that the process of this attempt is gone; the run's own state stays as it is."""
-    with db.transaction() as cursor:
-        cursor.execute(
-            "update leases set state = 'ended', ended_at = ? where run_id = ? and attempt = ? and state = 'active'",
-            [db.now(), run_id, attempt],
-        )
-
-
 def request_cancel(db: Database, run_id: str) -> str:
     """Note that somebody wants the run to end and return its state; a queued run ends at once.
 
@@ -250,31 +240,10 @@ def end_run(cursor: duckdb.DuckDBPyConnection, run_id: str, state: str, cause: s
     return True
 
 
-def set_progress(db: Database, run_id: str, progress: Mapping[str, Any]) -> None:
-    """Replace the progress shown for a run that is not over."""
-    with db.transaction() as cursor:
-        cursor.execute(
-            "update runs set progress_json = ? where run_id = ? and state in " + _OPEN_STATES,
-            [to_text(progress), run_id],
-        )
-
-
 def to_text(value: Any) -> str:
     """JSON text that DuckDB can hold: no NaN, no lone surrogates."""
     text = json.dumps(to_json(value), allow_nan=False, ensure_ascii=False)
     return text.encode("utf-8", "replace").decode()
-
-
-def _open_runs(db: Database, condition: str, device: str) -> list[OpenRun]:
-    rows = db.cursor().execute(
-        "select run_id, state, attempt, config_json, subject_json, family, created_at, cancel_requested_at from runs "
-        "where state in " + _OPEN_STATES + " " + condition,
-        [device, device],
-    )
-    return [
-        OpenRun(run_id, state, attempt, json.loads(config), json.loads(subject), *rest)
-        for run_id, state, attempt, config, subject, *rest in rows.fetchall()
-    ]
 
 
 def _end_leases(cursor: duckdb.DuckDBPyConnection, run_id: str, now: float, keep_attempt: int) -> None:

@@ -16,14 +16,11 @@ from storage.recommendations import load_recommendations, store_recommendations
 from storage.runs import (
     active_leases,
     create_run,
-    end_lease,
     heartbeat,
     mark_running,
     mark_terminal,
-    next_queued_run,
     open_runs,
     request_cancel,
-    set_progress,
 )
 
 CONFIG, SUBJECT = to_json(make_config(note="first try")), to_json(make_subject())
@@ -90,13 +87,10 @@ def test_what_was_asked_for_is_in_the_columns(db: Database) -> None:
     assert (run.config, run.subject, run.family, run.attempt) == (CONFIG, SUBJECT, "language", 0)
 
 
-def test_the_queue_is_served_in_order_and_by_device(db: Database) -> None:
+def test_open_runs_stand_in_the_order_they_came(db: Database) -> None:
     first = create_run(db, CONFIG, SUBJECT)
     gpu = create_run(db, CONFIG, to_json(make_subject(device="GPU-1")))
-    assert next_queued_run(db).run_id == first  # type: ignore[union-attr]
-    assert next_queued_run(db, "GPU-1").run_id == gpu  # type: ignore[union-attr]
     mark_running(db, first, 1)
-    assert next_queued_run(db, "cpu") is None
     assert [r.run_id for r in open_runs(db)] == [first, gpu]
 
 
@@ -110,8 +104,7 @@ def test_running_always_comes_with_a_lease_and_a_newer_attempt_takes_it(db: Data
     assert not mark_running(db, run_id, 1, 77), "an older attempt must not get the run back"
     assert not heartbeat(db, run_id, 1, "t", "timing")
     assert heartbeat(db, run_id, 2, "t", "timing")
-    end_lease(db, run_id, 2)
-    assert active_leases(db) == [] and state_of(db, run_id) == "running"
+    assert state_of(db, run_id) == "running"
 
 
 def test_an_end_is_never_overwritten(db: Database) -> None:
@@ -121,7 +114,6 @@ def test_an_end_is_never_overwritten(db: Database) -> None:
     assert active_leases(db) == [] and open_runs(db) == []
     assert not mark_terminal(db, run_id, "failed", "worker_lost")
     assert not mark_running(db, run_id, 2, 78)
-    set_progress(db, run_id, {"done": 9})
     (row,) = run_query(db, "run", {"run_id": run_id}).to_pylist()
     assert (row["state"], row["cause"], row["progress_json"]) == ("cancelled", "by request", None)
     with pytest.raises(InvalidInput, match="does not end a run"):

@@ -17,7 +17,7 @@ from typing import Any
 
 STRATEGY_NAMES = ("kernel_fusion", "quantization", "memory_pooling", "attention_fusion")
 SELECTION_METHODS = ("tournament", "roulette", "rank", "rl")
-WORKLOAD_KINDS = ("forward", "prefill", "decode")
+WORKLOAD_KINDS = ("forward", "prefill", "decode", "sample")
 BASELINE_KEY = "baseline"
 
 
@@ -143,6 +143,7 @@ class Workload:
 
     `forward`: one call on `batch` items (`length` items of sequence or 0). `prefill`: one causal pass over
     `batch` x `length` tokens. `decode`: `new_tokens` greedy tokens after a context of `length`, with a cache.
+    `sample`: one whole generation of `batch` items in `length` steps.
     """
 
     name: str
@@ -165,7 +166,10 @@ class Workload:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is optimized and where: registry model, size, workload, device, threads, and the seed of it all."""
+    """What is optimized and where: model, size, workload, device, threads, and the seed of it all.
+
+    `source` is empty for a model of the registry; for one that somebody brought it is the text of its registration.
+    """
 
     model: str
     size: str
@@ -173,6 +177,7 @@ class Subject:
     device: str = "cpu"
     threads: int = 1
     seed: int = 0
+    source: str = ""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Subject:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from hybrid_core.models.base import Task, check_size, freeze
 from hybrid_core.models.checkpoints import CHECKPOINTS, load_weights, read_facts
-from hybrid_core.models.tasks import DigitsTask, held_out_digits
+from hybrid_core.models.tasks.digits import DigitsTask, held_out_digits
 from hybrid_core.records import Workload
 
 CHECKPOINT = CHECKPOINTS / "convnet-tiny.safetensors"

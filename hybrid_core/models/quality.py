@@ -1,8 +1,8 @@
 """Counts the quality of a finished model on its task, with an honest interval.
 
-Bytes of one window share a file and a style, so they are not independent: the interval is taken over windows. Images
-are independent and their score is near 1, where the normal interval leaves [0, 1]; there Wilson's interval is used
-(Wilson 1927). This is for training and for facts; candidates are judged by `hybrid_core.measurement`.
+Bytes of one window share a file and a style, so they are not independent: the interval is taken over rows. Where a row
+is right or wrong as a whole the score is often near 1, where the normal interval leaves [0, 1]; there Wilson's interval
+is used (Wilson 1927). This is for training and for facts; candidates are judged by `hybrid_core.measurement`.
 """
 
 from __future__ import annotations
@@ -14,41 +14,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hybrid_core.models.tasks import DigitsTask, NextByteTask
+from hybrid_core.models.base import Task
 
 Z_95 = 1.959964
 ALL_ROWS = 10**9
 
 
-def next_byte_quality(model: nn.Module, task: NextByteTask, rows: int = ALL_ROWS) -> dict[str, Any]:
-    """Accuracy and bits per byte over held-out windows."""
-    hits, nats = _per_row(model, task, rows)
-    value, half = hits.mean().item(), Z_95 * hits.std().item() / math.sqrt(len(hits))
-    return {
+@torch.no_grad()
+def task_quality(model: nn.Module, task: Task, rows: int = ALL_ROWS) -> dict[str, Any]:
+    """The metric with its interval; `bits_per_<target>` and `rates` only where the task has them."""
+    scores, nats = _per_row(model, task, rows)
+    low, high = score_interval(scores)
+    quality: dict[str, Any] = {
         "metric": task.metric,
-        "value": value,
-        "low": value - half,
-        "high": value + half,
-        "samples": len(hits),
-        "unit": task.unit,
-        "trivial": task.trivial_accuracy(),
-        "bits_per_byte": nats.mean().item() / math.log(2),
-    }
-
-
-def digit_quality(model: nn.Module, task: DigitsTask, rows: int = ALL_ROWS) -> dict[str, Any]:
-    """Accuracy over held-out images."""
-    hits, _ = _per_row(model, task, rows)
-    low, high = wilson_interval(round(hits.sum().item()), len(hits))
-    return {
-        "metric": task.metric,
-        "value": hits.mean().item(),
+        "value": scores.mean().item(),
         "low": low,
         "high": high,
-        "samples": len(hits),
+        "samples": len(scores),
         "unit": task.unit,
-        "trivial": task.trivial_accuracy(),
+        "trivial": task.trivial_score(),
     }
+    if nats is not None:
+        quality[f"bits_per_{task.bits_per}"] = nats.mean().item() / math.log(2)
+    rates = task.rates(model)
+    return {**quality, "rates": rates} if rates else quality
+
+
+def score_interval(scores: Tensor) -> tuple[float, float]:
+    """95 % interval of the mean of independent rows in [0, 1]: Wilson's where all are 0 or 1, else the normal one."""
+    if bool(((scores == 0) | (scores == 1)).all()):
+        return wilson_interval(round(scores.sum().item()), len(scores))
+    value, half = scores.mean().item(), Z_95 * scores.std().item() / math.sqrt(len(scores))
+    return value - half, value + half
 
 
 def wilson_interval(hits: int, count: int) -> tuple[float, float]:
@@ -63,13 +60,13 @@ def wilson_interval(hits: int, count: int) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-@torch.no_grad()
-def _per_row(model: nn.Module, task: NextByteTask | DigitsTask, rows: int) -> tuple[Tensor, Tensor]:
-    hits, nats = [], []
+def _per_row(model: nn.Module, task: Task, rows: int) -> tuple[Tensor, Tensor | None]:
+    """Score of each row and, where the task reports it, the mean negative log-likelihood of its targets."""
+    scores, nats = [], []
     for inputs, targets in task.batches(rows):
-        logits = model(*inputs).float()
-        right = (logits.argmax(-1) == targets).double()
-        loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape).double()
-        hits.append(right.reshape(len(targets), -1).mean(1))
-        nats.append(loss.reshape(len(targets), -1).mean(1))
-    return torch.cat(hits), torch.cat(nats)
+        answers = task.answer(model, inputs)
+        scores.append(task.score(answers, targets))
+        if task.bits_per is not None:
+            loss = F.cross_entropy(answers.float().flatten(0, -2), targets.flatten(), reduction="none")
+            nats.append(loss.double().view(len(targets), -1).mean(1))
+    return torch.cat(scores), torch.cat(nats) if nats else None

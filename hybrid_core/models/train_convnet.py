@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from hybrid_core.models.checkpoints import CHECKPOINTS, load_weights, save_weights, write_tensors
 from hybrid_core.models.convnet import SHAPES, ConvNet
-from hybrid_core.models.quality import digit_quality
-from hybrid_core.models.tasks import DIGIT_LEVELS, HELD_OUT_DIGITS, HELD_OUT_DIGITS_SHA256, DigitsTask
+from hybrid_core.models.quality import task_quality
+from hybrid_core.models.tasks.digits import DIGIT_LEVELS, HELD_OUT_DIGITS, HELD_OUT_DIGITS_SHA256, DigitsTask
 from hybrid_core.models.train_llama import describe, learning_rate_share, set_learning_rate
 
 HELD_OUT_IMAGES = 608  # 19 batches of 32
@@ -70,7 +70,7 @@ def train_convnet(options: ConvNetTraining, say: Callable[[str], None] = tqdm.wr
     save_weights(model, options.output, {})
     stored = ConvNet(SHAPES["tiny"])
     load_weights(stored, options.output)
-    quality = digit_quality(stored.eval(), DigitsTask())
+    quality = task_quality(stored.eval(), DigitsTask())
     facts = {
         "quality": quality,
         "epochs": epochs,

@@ -25,8 +25,8 @@ from hybrid_core.models.blocks import EagerAttention
 from hybrid_core.models.checkpoints import CHECKPOINTS, load_weights, save_weights
 from hybrid_core.models.corpus import training_text
 from hybrid_core.models.llama import SHAPES, Llama
-from hybrid_core.models.quality import next_byte_quality
-from hybrid_core.models.tasks import HELD_OUT_TEXT_SHA256, NextByteTask
+from hybrid_core.models.quality import task_quality
+from hybrid_core.models.tasks.next_byte import HELD_OUT_TEXT_SHA256, NextByteTask
 from hybrid_core.models.training_state import load_state, save_state
 
 TOKENS_PER_STEP = 4096
@@ -130,7 +130,7 @@ class Progress:
         save_weights(self.model, options.output, {})
         stored = Llama(self.model.shape).eval()
         load_weights(stored, options.output)
-        quality = next_byte_quality(stored, NextByteTask())
+        quality = task_quality(stored, NextByteTask())
         facts = {
             "quality": quality,
             "steps": self.steps,

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from hybrid_core.models.convnet import SHAPES, ConvNet, ConvNetEntry, ResidualBlock
-from hybrid_core.models.quality import digit_quality
-from hybrid_core.models.tasks import DigitsTask, held_out_digits
+from hybrid_core.models.quality import task_quality
+from hybrid_core.models.tasks.digits import DigitsTask, held_out_digits
 
 
 @pytest.mark.parametrize("size", SHAPES)
@@ -18,7 +18,7 @@ def test_parameter_count_equals_the_closed_form(size):
 
 
 def test_checkpoint_reads_held_out_digits():
-    quality = digit_quality(ConvNetEntry().build("tiny", 0), DigitsTask())
+    quality = task_quality(ConvNetEntry().build("tiny", 0), DigitsTask())
     assert quality["samples"] == 608
     assert quality["low"] > 0.98
     assert quality["trivial"] < 0.12

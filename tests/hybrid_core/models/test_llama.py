@@ -9,8 +9,8 @@ import torch
 
 from hybrid_core.errors import InvalidInput
 from hybrid_core.models.llama import SHAPES, Llama, LlamaEntry, LlamaShape, decode
-from hybrid_core.models.quality import next_byte_quality
-from hybrid_core.models.tasks import NextByteTask
+from hybrid_core.models.quality import task_quality
+from hybrid_core.models.tasks.next_byte import NextByteTask
 
 SMALLEST = LlamaShape(dim=24, layers=2, heads=4, kv_heads=2, head_dim=6, hidden=40, max_length=64)
 
@@ -110,7 +110,7 @@ def test_bfloat16_model_answers_in_bfloat16_and_close(model):
 
 def test_checkpoint_predicts_far_more_than_the_most_frequent_byte(trained):
     task = NextByteTask()
-    quality = next_byte_quality(trained, task, rows=64)
+    quality = task_quality(trained, task, rows=64)
     assert quality["trivial"] < 0.27
     assert quality["low"] > 0.66
     facts = LlamaEntry().facts("tiny")["quality"]

@@ -12,25 +12,26 @@ import torch
 from torch import nn
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models import tasks
 from hybrid_core.models.corpus import HELD_OUT_BYTES, is_held_out, library_sources, training_text
-from hybrid_core.models.quality import digit_quality, next_byte_quality, wilson_interval
+from hybrid_core.models.quality import task_quality, wilson_interval
 from hybrid_core.models.registry import ENTRIES
-from hybrid_core.models.tasks import DigitsTask, NextByteTask, held_out_bytes
+from hybrid_core.models.tasks import digits, next_byte
+from hybrid_core.models.tasks.digits import DigitsTask
+from hybrid_core.models.tasks.next_byte import NextByteTask, held_out_bytes
 
 
 def test_held_out_files_are_the_released_ones():
-    text = tasks.HELD_OUT_TEXT.read_bytes()
+    text = next_byte.HELD_OUT_TEXT.read_bytes()
     assert len(text) == HELD_OUT_BYTES
-    assert hashlib.sha256(text).hexdigest() == tasks.HELD_OUT_TEXT_SHA256
-    digits = tasks.HELD_OUT_DIGITS.read_bytes()
-    assert hashlib.sha256(digits).hexdigest() == tasks.HELD_OUT_DIGITS_SHA256
+    assert hashlib.sha256(text).hexdigest() == next_byte.HELD_OUT_TEXT_SHA256
+    images = digits.HELD_OUT_DIGITS.read_bytes()
+    assert hashlib.sha256(images).hexdigest() == digits.HELD_OUT_DIGITS_SHA256
 
 
 def test_a_changed_file_is_refused(tmp_path, monkeypatch):
     changed = tmp_path / "held_out_python.txt"
-    changed.write_bytes(tasks.HELD_OUT_TEXT.read_bytes() + b"#")
-    monkeypatch.setattr(tasks, "HELD_OUT_TEXT", changed)
+    changed.write_bytes(next_byte.HELD_OUT_TEXT.read_bytes() + b"#")
+    monkeypatch.setattr(next_byte, "HELD_OUT_TEXT", changed)
     with pytest.raises(InvalidInput, match="restore the file"):
         held_out_bytes.__wrapped__()
 
@@ -92,23 +93,23 @@ class AlwaysSpace(nn.Module):
         return logits
 
 
-def test_constant_answer_scores_the_trivial_accuracy_and_its_closed_form_bits():
+def test_constant_answer_scores_the_trivial_score_and_its_closed_form_bits():
     task = NextByteTask()
-    quality = next_byte_quality(AlwaysSpace(), task)
-    share = task.trivial_accuracy()
+    quality = task_quality(AlwaysSpace(), task)
+    share = task.trivial_score()
     assert quality["value"] == pytest.approx(share, abs=1e-9)
     assert quality["bits_per_byte"] == pytest.approx(share + (1 - share) * math.log2(510), abs=1e-4)
 
 
 def test_perfect_digit_answers_score_one_with_an_interval_inside():
-    images, labels = tasks.held_out_digits()
+    images, labels = digits.held_out_digits()
     answers = {image.numpy().tobytes(): int(label) for image, label in zip(images, labels, strict=True)}
 
     class Oracle(nn.Module):
         def forward(self, batch):
             return nn.functional.one_hot(torch.tensor([answers[i.numpy().tobytes()] for i in batch]), 10).float()
 
-    quality = digit_quality(Oracle(), DigitsTask())
+    quality = task_quality(Oracle(), DigitsTask())
     assert quality["value"] == 1.0
     assert quality["high"] == pytest.approx(1.0)
     assert 0.99 < quality["low"] < 1.0

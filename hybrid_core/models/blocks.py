@@ -4,7 +4,7 @@ Normalisation, rotary positions, grouped-query attention and the gated feed-forw
 PyTorch without fused kernels: the untouched baseline that every optimization is measured against. `EagerAttention` is a
 module of its own, because swapping exactly that submodule is what attention fusion does.
 
-Sources: RMSNorm (Zhang and Sennrich 2019), RoPE (Su et al. 2021), grouped-query attention (Ainslie et al. 2023), SwiGLU
+Sources: RMSNorm (Zhang and Sennrich 2019), grouped-query attention (Ainslie et al. 2023), SwiGLU
 (Shazeer 2020), put together as in Llama 2/3 (Touvron et al. 2023).
 """
 
@@ -15,6 +15,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from hybrid_core.models.rotary import rotate
 
 
 class RMSNorm(nn.Module):
@@ -30,22 +32,6 @@ class RMSNorm(nn.Module):
         wide = x.float()
         scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return (wide * scale).to(x.dtype) * self.weight
-
-
-def rotary_table(head_dim: int, max_length: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of position x frequency, each (max_length, head_dim / 2).
-
-    Frequency i is theta^(-2i / head_dim); computed in float64, because position x frequency loses digits otherwise.
-    """
-    frequency = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    angle = torch.outer(torch.arange(max_length, dtype=torch.float64), frequency)
-    return angle.cos().float(), angle.sin().float()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x[i], x[i + head_dim/2]) by its position's angle; x is (batch, heads, tokens, head_dim)."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 def repeat_heads(x: Tensor, times: int) -> Tensor:
@@ -96,14 +82,14 @@ class GrowingCache:
 
 
 class Attention(nn.Module):
-    """Causal self-attention with fewer key/value heads than query heads."""
+    """Causal self-attention with fewer key/value heads than query heads; Qwen2 has biases where q, k and v are made."""
 
-    def __init__(self, dim: int, heads: int, kv_heads: int, head_dim: int) -> None:
+    def __init__(self, dim: int, heads: int, kv_heads: int, head_dim: int, qkv_bias: bool = False) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
-        self.query = nn.Linear(dim, heads * head_dim, bias=False)
-        self.key = nn.Linear(dim, kv_heads * head_dim, bias=False)
-        self.value = nn.Linear(dim, kv_heads * head_dim, bias=False)
+        self.query = nn.Linear(dim, heads * head_dim, bias=qkv_bias)
+        self.key = nn.Linear(dim, kv_heads * head_dim, bias=qkv_bias)
+        self.value = nn.Linear(dim, kv_heads * head_dim, bias=qkv_bias)
         self.output = nn.Linear(heads * head_dim, dim, bias=False)
         self.core = EagerAttention()
 
@@ -143,11 +129,20 @@ class SwiGLU(nn.Module):
 class DecoderLayer(nn.Module):
     """Pre-norm attention and pre-norm feed-forward, each added to the residual stream."""
 
-    def __init__(self, dim: int, heads: int, kv_heads: int, head_dim: int, hidden: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        hidden: int,
+        qkv_bias: bool = False,
+        norm_eps: float = 1e-5,
+    ) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(dim)
-        self.attention = Attention(dim, heads, kv_heads, head_dim)
-        self.feed_forward_norm = RMSNorm(dim)
+        self.attention_norm = RMSNorm(dim, norm_eps)
+        self.attention = Attention(dim, heads, kv_heads, head_dim, qkv_bias)
+        self.feed_forward_norm = RMSNorm(dim, norm_eps)
         self.feed_forward = SwiGLU(dim, hidden)
 
     def forward(

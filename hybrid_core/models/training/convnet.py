@@ -8,8 +8,6 @@ another training seed is judged on the same images.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +16,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from hybrid_core.models.checkpoints import CHECKPOINTS, load_weights, save_weights, write_tensors
+from hybrid_core.models.checkpoints import load_weights, save_weights, write_tensors
 from hybrid_core.models.convnet import SHAPES, ConvNet
 from hybrid_core.models.quality import task_quality
 from hybrid_core.models.tasks.digits import DIGIT_LEVELS, HELD_OUT_DIGITS, HELD_OUT_DIGITS_SHA256, DigitsTask
-from hybrid_core.models.train_llama import describe, learning_rate_share, set_learning_rate
+from hybrid_core.models.training.base import Say, TrainingOptions, describe, learning_rate_share, set_learning_rate
 
+DEFAULT_MINUTES = 2.0
+EPOCHS = 60
+BATCH = 64
+LEARNING_RATE = 3e-3
+WEIGHT_DECAY = 0.05
 HELD_OUT_IMAGES = 608  # 19 batches of 32
 SPLIT_SEED = 1998
-
-
-@dataclass(frozen=True)
-class ConvNetTraining:
-    """What decides a training beside the clock; it ends after `epochs`, or earlier when the minutes are spent."""
-
-    minutes: float = 2.0
-    epochs: int = 60
-    seed: int = 0
-    batch: int = 64
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.05
-    output: Path = CHECKPOINTS / "convnet-tiny.safetensors"
 
 
 def split_digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -60,8 +50,8 @@ def write_held_out_digits(path: Path = HELD_OUT_DIGITS) -> None:
     )
 
 
-def train_convnet(options: ConvNetTraining, say: Callable[[str], None] = tqdm.write) -> dict[str, Any]:
-    """Train, save and return the facts of the checkpoint."""
+def train(options: TrainingOptions, say: Say = tqdm.write) -> dict[str, Any]:
+    """Train, save and return the facts of the checkpoint; two minutes long, so it starts anew instead of resuming."""
     torch.manual_seed(options.seed)
     (images, labels), _ = split_digits()
     inputs, targets = images.float().unsqueeze(1) / DIGIT_LEVELS, labels.long()
@@ -84,16 +74,17 @@ def train_convnet(options: ConvNetTraining, say: Callable[[str], None] = tqdm.wr
     return facts
 
 
-def _fit(model: nn.Module, inputs: Tensor, targets: Tensor, options: ConvNetTraining) -> tuple[int, float]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+def _fit(model: nn.Module, inputs: Tensor, targets: Tensor, options: TrainingOptions) -> tuple[int, float]:
+    """Ends after `EPOCHS`, or earlier when the minutes are spent."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     generator = torch.Generator().manual_seed(options.seed)
     started = time.monotonic()
-    with tqdm(range(options.epochs), unit="epoch") as bar:
+    with tqdm(range(EPOCHS), unit="epoch") as bar:
         for epoch in bar:
             if time.monotonic() - started > options.minutes * 60:
                 return epoch, time.monotonic() - started
-            set_learning_rate([optimizer], options.learning_rate * learning_rate_share(epoch / options.epochs))
-            for picked in torch.randperm(len(targets), generator=generator).split(options.batch):  # type: ignore[no-untyped-call]
+            set_learning_rate([optimizer], LEARNING_RATE * learning_rate_share(epoch / EPOCHS))
+            for picked in torch.randperm(len(targets), generator=generator).split(BATCH):  # type: ignore[no-untyped-call]
                 loss = F.cross_entropy(
                     model(_shifted(inputs[picked], generator)), targets[picked], label_smoothing=0.05
                 )
@@ -101,7 +92,7 @@ def _fit(model: nn.Module, inputs: Tensor, targets: Tensor, options: ConvNetTrai
                 optimizer.step()
                 optimizer.zero_grad()
             bar.set_postfix_str(f"loss {loss.item():.3f}")
-    return options.epochs, time.monotonic() - started
+    return EPOCHS, time.monotonic() - started
 
 
 def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:

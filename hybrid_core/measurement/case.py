@@ -18,11 +18,11 @@ from hybrid_core.records import Workload
 
 
 class ScoredTask(Protocol):
-    """The part of a model's quality task that measuring needs: named held-out rows with integer targets."""
+    """The part of a model's quality task that measuring needs: held-out rows, how to ask, how right an answer is."""
 
     @property
     def metric(self) -> str:
-        """What the share of right answers is called, for example "digit accuracy"."""
+        """What the mean score is called, for example "digit accuracy"."""
         ...
 
     @property
@@ -30,8 +30,25 @@ class ScoredTask(Protocol):
         """Unit of one prediction for "bits per ...", or None where that means nothing."""
         ...
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether answers are logits over classes, so that likelihood and KL mean something."""
+        ...
+
     def batches(self, rows: int) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
-        """At most `rows` rows as (inputs, targets); targets have the outputs' shape without the last dimension."""
+        """At most `rows` rows as (inputs, targets); targets have the shape of logits without the last axis."""
+        ...
+
+    def answer(self, model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """What the model says to one batch; `inputs` are on the model's device, and so is the answer."""
+        ...
+
+    def score(self, answers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """How right each row is, (rows,) between 0 and 1."""
+        ...
+
+    def rates(self, model: nn.Module) -> dict[str, float]:
+        """Further figures by name; the task makes its own inputs and puts them where the model's weights are."""
         ...
 
 

@@ -2,15 +2,16 @@
 
 A task metric on a few hundred rows moves in steps and hides small damage, so beside it stand the numbers that see it:
 how often the top answer is the same, the KL divergence of the predicted distributions, the relative error. Baseline and
-candidate answer the same rows, so the ratio's interval comes from resampling rows as pairs. Where a model has no task,
-agreement alone is the quality: 1 minus the relative error, over many fresh inputs.
+candidate answer the same rows, so the ratio's interval comes from resampling rows as pairs. A task whose answers are no
+classes (a generated text, a ranking) scores them itself; there the agreement is how much of the answers is equal or how
+close they are. Where a model has no task, agreement alone is the quality: 1 minus the relative error, over many fresh
+inputs.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import nn
 from hybrid_core.errors import MeasurementFailed
 from hybrid_core.measurement.case import Case, ScoredTask
 from hybrid_core.measurement.correctness import nan_fault, relative_error
-from hybrid_core.measurement.nested import map_tensors, tensor_leaves
+from hybrid_core.measurement.nested import describe, map_tensors, tensor_leaves
 from hybrid_core.measurement.statistics import mean_of_rows, ratio_of_means
 from hybrid_core.records import Estimate, Quality
 
@@ -38,6 +39,8 @@ class _Scores:
     same_top: list[float] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
     closeness: list[float] = field(default_factory=list)
+    whole_numbers: bool = False
+    rates: dict[str, float] = field(default_factory=dict)
 
 
 def measure_quality(
@@ -61,14 +64,24 @@ def _run_task(case: Case, task: ScoredTask, baseline: nn.Module, candidate: nn.M
     scores = _Scores()
     for inputs, targets in task.batches(samples):
         placed = map_tensors(inputs, lambda tensor: tensor.to(case.device))
-        expected = _logits(baseline(*placed), targets, "the untouched model")
-        got = _logits(candidate(*placed), targets, "the candidate")
-        _score_targets(scores, expected, got, targets.to(case.device))
-        _score_agreement(scores, expected, got)
+        targets = targets.to(case.device)
+        expected = _answer(task, baseline, placed, targets, "the untouched model")
+        got = _answer(task, candidate, placed, targets, "the candidate")
+        if got.shape != expected.shape:
+            raise _wrong(f"the candidate answers the quality task with {describe(got)}, not {describe(expected)}")
+        scores.baseline_right.extend(_score(task, expected, targets))
+        scores.right.extend(_score(task, got, targets))
+        if task.has_classes:
+            scores.baseline_nats.extend(_nats(expected, targets))
+            scores.nats.extend(_nats(got, targets))
+            _score_distributions(scores, expected, got)
+        scores.whole_numbers = not (expected.is_floating_point() or expected.is_complex())
+        scores.closeness.extend(_closeness(a, b) for a, b in zip(expected, got, strict=True))
     if not scores.right:
         raise MeasurementFailed(
             "the quality task gave no rows; ask for at least one", outcome="crashed", stage="quality"
         )
+    scores.rates = dict(task.rates(candidate)) | {f"baseline_{k}": v for k, v in task.rates(baseline).items()}
     return scores
 
 
@@ -88,13 +101,7 @@ def _run_agreement(case: Case, baseline: nn.Module, candidate: nn.Module, sample
 
 
 def _judge_task(task: ScoredTask, scores: _Scores, seed: int) -> tuple[Quality, Estimate]:
-    details = {
-        f"bits_per_{task.bits_per}" if task.bits_per else "nll_nats": _mean(scores.nats),
-        f"baseline_bits_per_{task.bits_per}" if task.bits_per else "baseline_nll_nats": _mean(scores.baseline_nats),
-    }
-    if task.bits_per:
-        details = {name: value / math.log(2) for name, value in details.items()}
-    details |= _agreement_details(scores)
+    details = _likelihood_details(task, scores) | _agreement_details(scores) | scores.rates
     value, baseline_value = mean_of_rows(scores.right, seed), mean_of_rows(scores.baseline_right, seed)
     quality = Quality(task.metric, len(scores.right), value, baseline_value, details)
     return quality, ratio_of_means(scores.right, scores.baseline_right, seed)
@@ -105,30 +112,56 @@ def _judge_agreement(scores: _Scores, seed: int) -> tuple[Quality, Estimate]:
     return Quality(AGREEMENT, len(scores.closeness), value, Estimate.exact(1.0), _agreement_details(scores)), value
 
 
+def _likelihood_details(task: ScoredTask, scores: _Scores) -> dict[str, float]:
+    if not task.has_classes:
+        return {}
+    name, nats_per_unit = (f"bits_per_{task.bits_per}", math.log(2)) if task.bits_per else ("nll_nats", 1.0)
+    return {name: _mean(scores.nats) / nats_per_unit, f"baseline_{name}": _mean(scores.baseline_nats) / nats_per_unit}
+
+
 def _agreement_details(scores: _Scores) -> dict[str, float]:
-    details = {"relative_error": 1.0 - _mean(scores.closeness)}
+    closeness = _mean(scores.closeness)
+    details = {"equal_answers": closeness} if scores.whole_numbers else {"relative_error": 1.0 - closeness}
     if scores.same_top:
         details |= {"top1_agreement": _mean(scores.same_top), "kl_nats": _mean(scores.kl)}
     return details
 
 
-def _score_targets(scores: _Scores, expected: torch.Tensor, got: torch.Tensor, targets: torch.Tensor) -> None:
-    for logits, right, nats in (
-        (expected, scores.baseline_right, scores.baseline_nats),
-        (got, scores.right, scores.nats),
-    ):
-        hits = (logits.argmax(-1) == targets).double()
-        losses = torch.nn.functional.cross_entropy(
-            logits.flatten(0, -2).float(), targets.flatten().long(), reduction="none"
+def _answer(
+    task: ScoredTask, model: nn.Module, inputs: tuple[torch.Tensor, ...], targets: torch.Tensor, who: str
+) -> torch.Tensor:
+    """One finite tensor: a row per target row or, with classes, a number per class for every target."""
+    tensors = tensor_leaves(task.answer(model, inputs))
+    fits = tensors and (
+        tensors[0].shape[:-1] == targets.shape if task.has_classes else tensors[0].shape[:1] == targets.shape[:1]
+    )
+    if not fits:
+        shape = list(tensors[0].shape) if tensors else "no tensor"
+        raise _wrong(f"{who} answers the quality task with {shape} where targets are {list(targets.shape)}")
+    _refuse_nan(tensors[:1], who)
+    return tensors[0]
+
+
+def _score(task: ScoredTask, answers: torch.Tensor, targets: torch.Tensor) -> list[float]:
+    scores = task.score(answers, targets).double()
+    if scores.shape != targets.shape[:1] or not bool(((scores >= 0) & (scores <= 1)).all()):
+        raise MeasurementFailed(
+            f"the task '{task.metric}' scores {len(targets)} rows with {describe(scores)}; it must give one number "
+            "between 0 and 1 for each",
+            outcome="crashed",
+            stage="quality",
         )
-        right.extend(hits.flatten(1).mean(1).tolist() if hits.dim() > 1 else hits.tolist())
-        per_row = losses.view(targets.shape).double()
-        nats.extend(per_row.flatten(1).mean(1).tolist() if per_row.dim() > 1 else per_row.tolist())
+    values: list[float] = scores.tolist()
+    return values
 
 
-def _score_agreement(scores: _Scores, expected: torch.Tensor, got: torch.Tensor) -> None:
-    scores.closeness.extend(_closeness(a, b) for a, b in zip(expected, got, strict=True))
-    _score_distributions(scores, expected, got)
+def _nats(logits: torch.Tensor, targets: torch.Tensor) -> list[float]:
+    """Mean negative log-likelihood of each row's targets."""
+    losses = torch.nn.functional.cross_entropy(
+        logits.flatten(0, -2).float(), targets.flatten().long(), reduction="none"
+    )
+    values: list[float] = losses.double().view(len(targets), -1).mean(1).tolist()
+    return values
 
 
 def _score_distributions(scores: _Scores, expected: torch.Tensor, got: torch.Tensor) -> None:
@@ -137,24 +170,14 @@ def _score_distributions(scores: _Scores, expected: torch.Tensor, got: torch.Ten
     scores.kl.append(max(0.0, float((p.exp() * (p - q)).sum(-1).double().mean())))
 
 
-def _logits(output: Any, targets: torch.Tensor, who: str) -> torch.Tensor:
-    """The first tensor of an output, which must have one score per class for every target."""
-    tensors = tensor_leaves(output)
-    if not tensors or tensors[0].shape[:-1] != targets.shape:
-        shape = list(tensors[0].shape) if tensors else "no tensor"
-        raise MeasurementFailed(
-            f"{who} answers the quality task with {shape} where targets are {list(targets.shape)}",
-            outcome="wrong",
-            stage="quality",
-        )
-    _refuse_nan(tensors[:1], who)
-    return tensors[0]
-
-
 def _refuse_nan(tensors: list[torch.Tensor], who: str) -> None:
     fault = nan_fault(tensors)
     if fault:
-        raise MeasurementFailed(f"{who} gives {fault} on held-out data", outcome="wrong", stage="quality")
+        raise _wrong(f"{who} gives {fault} on held-out data")
+
+
+def _wrong(reason: str) -> MeasurementFailed:
+    return MeasurementFailed(reason, outcome="wrong", stage="quality")
 
 
 def _closeness(expected: torch.Tensor, got: torch.Tensor) -> float:

@@ -15,6 +15,7 @@ CLASSES, LENGTH = 6, 5
 
 
 class SequenceTask:
+    has_classes = True
     metric, unit, bits_per = "next-token accuracy", "window of 5 tokens", "token"
 
     def __init__(self, rows=40, per_batch=8, seed=0):
@@ -27,6 +28,15 @@ class SequenceTask:
         for start in range(0, min(rows, len(self.targets)), self.per_batch):
             part = slice(start, start + self.per_batch)
             yield (self.inputs[part],), self.targets[part]
+
+    def answer(self, model, inputs):
+        return model(*inputs)
+
+    def score(self, answers, targets):
+        return (answers.argmax(-1) == targets).double().view(len(targets), -1).mean(1)
+
+    def rates(self, model):
+        return {}
 
 
 class DigitTask(SequenceTask):
@@ -137,3 +147,100 @@ def test_answers_that_cannot_be_scored_are_wrong(model, words, task):
     with pytest.raises(MeasurementFailed, match=words) as caught:
         measure_quality(case_of(task), Scale(), model, 40)
     assert (caught.value.outcome, caught.value.stage) == ("wrong", "quality")
+
+
+class WritingTask(SequenceTask):
+    """Answers are the numbers the model writes, right only if all of a row are."""
+
+    metric, unit, bits_per, has_classes = "exact answers", "problem", None, False
+
+    def answer(self, model, inputs):
+        return model(*inputs).argmax(-1)
+
+    def score(self, answers, targets):
+        return (answers == targets).all(1).double()
+
+    def rates(self, model):
+        return {"largest_share": float(model(self.inputs).argmax(-1).eq(CLASSES - 1).double().mean())}
+
+
+def test_a_written_answer_is_scored_by_its_task_and_compared_number_by_number():
+    task, candidate = WritingTask(), Scale(0.7, 0.1)
+    written, other = task.inputs.argmax(-1), candidate(task.inputs).argmax(-1)
+    task.targets = torch.where(torch.arange(40)[:, None] < 30, written, task.targets)
+    quality, preservation, warnings = measure_quality(case_of(task), Scale(), candidate, 40)
+    base_right, right = ((answer == task.targets).all(1).double().mean().item() for answer in (written, other))
+    assert (quality.metric, warnings) == ("exact answers", ())
+    assert quality.baseline_value.value == pytest.approx(base_right) and base_right > right > 0
+    assert quality.value.value == pytest.approx(right)
+    assert preservation.value == pytest.approx(right / base_right)
+    assert quality.details == pytest.approx(
+        {
+            "equal_answers": (written == other).double().mean().item(),
+            "largest_share": (other == CLASSES - 1).double().mean().item(),
+            "baseline_largest_share": (written == CLASSES - 1).double().mean().item(),
+        }
+    )
+
+
+class RankingTask(SequenceTask):
+    metric, unit, bits_per, has_classes = "ranking", "window", None, False
+
+    def answer(self, model, inputs):
+        return model(*inputs)[..., 0]
+
+    def score(self, answers, targets):
+        return torch.full((len(answers),), 0.5)
+
+
+def test_real_valued_answers_are_as_close_as_their_relative_error_and_have_no_likelihood():
+    quality, preservation, _ = measure_quality(case_of(RankingTask()), Scale(), Scale(0.9), 40)
+    assert quality.details == {"relative_error": pytest.approx(0.1, abs=1e-6)}
+    assert preservation.value == 1.0 and quality.value.value == 0.5
+
+
+def test_rates_stand_beside_the_numbers_of_a_task_with_classes():
+    task = SequenceTask()
+    task.rates = lambda model: {"violation_rate": model.factor}
+    quality, _, _ = measure_quality(case_of(task), Scale(1.0), Scale(0.25), 40)
+    assert quality.details["violation_rate"] == 0.25 and quality.details["baseline_violation_rate"] == 1.0
+    assert {"bits_per_token", "kl_nats", "top1_agreement", "relative_error"} <= set(quality.details)
+
+
+class Silent(Scale):
+    def forward(self, x):
+        return {"text": "nothing to score"}
+
+
+class Shorter(Scale):
+    def forward(self, x):
+        return x[:-1]
+
+
+class Narrower(Scale):
+    def forward(self, x):
+        return x[:, :-1]
+
+
+class PlainTask(RankingTask):
+    def answer(self, model, inputs):
+        return model(*inputs)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [(Silent(), "no tensor where"), (Shorter(), "where targets are"), (Narrower(), "not float"), (Spoiled(), "NaN")],
+)
+def test_answers_without_classes_that_cannot_be_scored_are_wrong(model, words):
+    with pytest.raises(MeasurementFailed, match=words) as caught:
+        measure_quality(case_of(PlainTask()), Scale(), model, 40)
+    assert (caught.value.outcome, caught.value.stage) == ("wrong", "quality")
+
+
+@pytest.mark.parametrize("scores", [torch.ones(3), torch.full((8,), 1.5), torch.full((8,), float("nan"))])
+def test_a_task_that_scores_outside_zero_and_one_is_refused(scores):
+    task = PlainTask()
+    task.score = lambda answers, targets: scores
+    with pytest.raises(MeasurementFailed, match="one number between 0 and 1") as caught:
+        measure_quality(case_of(task), Scale(), Scale(), 40)
+    assert caught.value.outcome == "crashed"

@@ -24,7 +24,8 @@ from hybrid_core.measurement.contest import Change
 from hybrid_core.measurement.guards import restored_state
 from hybrid_core.measurement.nested import map_tensors, tensor_leaves
 from hybrid_core.measurement.procedure import PHASES, measure
-from hybrid_core.models.registry import get_entry
+from hybrid_core.models.capacity import MODELS_IN_A_RUN, refuse_what_does_not_fit
+from hybrid_core.models.registry import find_entry
 from hybrid_core.records import MeasureRequest, Outcome, Recipe, Step, Subject, Trial, Workload
 
 __all__ = ["PHASES", "Case", "Toolbox", "case_from_module", "case_from_registry", "evaluate"]
@@ -47,16 +48,18 @@ class Toolbox:
 
 
 def case_from_registry(subject: Subject) -> Case:
-    """The case of a model of the registry.
+    """The case of a model of the registry, or of one that somebody brought.
 
     Raises:
-        InvalidInput: the model, size, workload or device does not exist.
+        InvalidInput: the model, size, workload or device does not exist, or two of the model do not fit into memory.
     """
-    entry = get_entry(subject.model)
+    entry = find_entry(subject.model, subject.source)
     workloads = entry.workloads(subject.size)
     if subject.workload.kind not in {workload.kind for workload in workloads}:
         known = "; ".join(workload.label for workload in workloads)
         raise InvalidInput(f"{subject.model} cannot run '{subject.workload.label}'; choose one of: {known}")
+    parameters = int(entry.facts(subject.size)["parameters"])
+    refuse_what_does_not_fit(f"{subject.model} {subject.size}", parameters, copies=MODELS_IN_A_RUN)
     return Case(
         build=lambda: entry.build(subject.size, subject.seed),
         make_inputs=lambda generator: entry.make_inputs(subject.size, subject.workload, generator),

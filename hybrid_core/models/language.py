@@ -96,9 +96,7 @@ class LanguageEntry(RegistryEntry):
         """One pass over a text (prefill) and decoding with a cache."""
         check_size(self.name, self.sizes, size)
         tiny = size == "tiny"
-        length, context = (
-            (self.tiny_prefill, self.tiny_context) if tiny else (self.small_prefill, self.small_context)
-        )
+        length, context = (self.tiny_prefill, self.tiny_context) if tiny else (self.small_prefill, self.small_context)
         return (
             Workload("prefill", "prefill", batch=1, length=length),
             Workload("decode", "decode", batch=1, length=context, new_tokens=self.new_tokens if tiny else 4),

@@ -11,9 +11,16 @@ from hybrid_core.errors import InvalidInput
 from hybrid_core.models.base import ModelEntry
 from hybrid_core.models.convnet import ConvNetEntry
 from hybrid_core.models.llama import LlamaEntry
+from hybrid_core.models.qwen import QwenEntry, QwqEntry
 from hybrid_core.models.sequential import SequentialEntry
 
-ENTRIES: tuple[ModelEntry, ...] = (LlamaEntry(), ConvNetEntry(), SequentialEntry())
+ENTRIES: tuple[ModelEntry, ...] = (
+    LlamaEntry(),
+    QwenEntry(),
+    QwqEntry(),
+    ConvNetEntry(),
+    SequentialEntry(),
+)
 
 
 def get_entry(name: str) -> ModelEntry:
@@ -26,6 +33,19 @@ def get_entry(name: str) -> ModelEntry:
         if entry.name == name:
             return entry
     raise InvalidInput(f"model {name!r:.60} is unknown; choose one of {', '.join(e.name for e in ENTRIES)}")
+
+
+def find_entry(name: str, source: str = "") -> ModelEntry:
+    """The registry's entry of that name or, with the text of a registration, the model somebody brought.
+
+    Raises:
+        InvalidInput: there is none, or the brought files are gone or changed.
+    """
+    if not source:
+        return get_entry(name)
+    from hybrid_core.models.brought.registration import Registration, open_entry
+
+    return open_entry(Registration.from_text(source))
 
 
 def get_all_models(seed: int = 0) -> dict[str, Callable[[], nn.Module]]:

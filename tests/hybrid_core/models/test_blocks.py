@@ -15,10 +15,9 @@ from hybrid_core.models.blocks import (
     RMSNorm,
     SwiGLU,
     repeat_heads,
-    rotary_table,
-    rotate,
 )
-from hybrid_core.models.llama import causal_mask
+from hybrid_core.models.decoder import causal_mask
+from hybrid_core.models.rotary import rotary_table, rotate
 
 
 @pytest.fixture(autouse=True)

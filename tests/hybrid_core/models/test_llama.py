@@ -8,17 +8,19 @@ import pytest
 import torch
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.llama import SHAPES, Llama, LlamaEntry, LlamaShape, decode
+from hybrid_core.models.decoder import decode
+from hybrid_core.models.language import DecoderShape, DenseDecoder
+from hybrid_core.models.llama import SHAPES, LlamaEntry
 from hybrid_core.models.quality import task_quality
 from hybrid_core.models.tasks.next_byte import NextByteTask
 
-SMALLEST = LlamaShape(dim=24, layers=2, heads=4, kv_heads=2, head_dim=6, hidden=40, max_length=64)
+SMALLEST = DecoderShape(dim=24, layers=2, heads=4, kv_heads=2, head_dim=6, hidden=40, max_length=64)
 
 
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    model = Llama(SMALLEST).eval().requires_grad_(False)
+    model = DenseDecoder(SMALLEST).eval().requires_grad_(False)
     for parameter in model.parameters():  # larger weights than at the start of a training, so that mistakes show
         if parameter.ndim == 2:
             parameter.normal_(std=0.3)
@@ -71,7 +73,7 @@ def test_a_later_token_changes_no_earlier_logit(model):
 @pytest.mark.parametrize("shape", [SMALLEST, *SHAPES.values()], ids=["smallest", *SHAPES])
 def test_parameter_count_equals_the_closed_form(shape):
     with torch.device("meta"):
-        assert sum(p.numel() for p in Llama(shape).parameters()) == shape.parameters
+        assert sum(p.numel() for p in DenseDecoder(shape).parameters()) == shape.parameters
 
 
 def test_too_many_tokens_are_refused_with_the_numbers(model):
@@ -95,7 +97,7 @@ def test_model_can_be_exported_and_traced(model):
     exported = torch.export.export(model, (tokens,), strict=False).module()
     torch.testing.assert_close(exported(tokens), model(tokens), atol=1e-6, rtol=1e-6)
     tracer = torch.fx.Tracer()
-    traced = torch.fx.GraphModule(model, tracer.trace(model, concrete_args={"cache": None}))
+    traced = torch.fx.GraphModule(model, tracer.trace(model, concrete_args={"cache": None, "padding": None}))
     other = tokens_of(2, 30)
     torch.testing.assert_close(traced(other), model(other), atol=1e-6, rtol=1e-6)
 

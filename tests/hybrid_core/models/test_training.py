@@ -3,47 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 
 import pytest
 import torch
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models import train_llama
 from hybrid_core.models.blocks import EagerAttention
 from hybrid_core.models.checkpoints import load_weights, read_facts, read_tensors, save_weights
 from hybrid_core.models.convnet import SHAPES as CONVNET_SHAPES
 from hybrid_core.models.convnet import ConvNet
-from hybrid_core.models.llama import Llama, LlamaShape
-from hybrid_core.models.train import main
-from hybrid_core.models.train_llama import (
+from hybrid_core.models.language import DecoderShape, DenseDecoder
+from hybrid_core.models.llama import SHAPES, LlamaEntry
+from hybrid_core.models.registry import ENTRIES
+from hybrid_core.models.train import TRAININGS, main
+from hybrid_core.models.training import language
+from hybrid_core.models.training.base import Training, TrainingOptions, learning_rate_share, make_optimizers
+from hybrid_core.models.training.language import (
     FusedCausalAttention,
-    LlamaTraining,
-    Progress,
-    learning_rate_share,
-    make_optimizers,
+    next_byte_loss,
     replace_attention,
-    sample_windows,
+    start_training,
+    train_dense,
     window_length,
 )
 
-SMALLEST = LlamaShape(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24)
+SMALLEST = DecoderShape(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24)
 TEXT = torch.frombuffer(bytearray(b"the quick brown fox jumps over the lazy dog. " * 200), dtype=torch.uint8)
 
 
-def start(seed: int = 0) -> Progress:
+def start(seed: int = 0) -> Training:
     torch.manual_seed(seed)
-    model = Llama(SMALLEST)
-    options = LlamaTraining(seed=seed, compiled=False)
-    return Progress(model, make_optimizers(model, options), torch.Generator().manual_seed(seed))
+    return start_training(DenseDecoder(SMALLEST), 3e-3, seed)
 
 
-def steps(run: Progress, count: int) -> list[float]:
-    return [run.step(run.model, sample_windows(TEXT, 32, run.generator)) for _ in range(count)]
+def steps(run: Training, count: int) -> list[float]:
+    return [run.step(next_byte_loss(run.model, TEXT, 0.5, run.generator), 0.02) for _ in range(count)]
 
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch):
-    monkeypatch.setattr(train_llama, "TOKENS_PER_STEP", 256)
+    monkeypatch.setattr(language, "TOKENS_PER_STEP", 256)
+    monkeypatch.setattr(language, "WINDOWS", ((1.0, 32),))
 
 
 def test_training_learns_a_repeated_sentence():
@@ -67,7 +68,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path):
 
 def test_fused_attention_of_the_training_equals_the_plain_one():
     torch.manual_seed(0)
-    model = Llama(SMALLEST)
+    model = DenseDecoder(SMALLEST)
     tokens = torch.randint(256, (2, 20))
     plain = model(tokens)
     replace_attention(model, FusedCausalAttention)
@@ -76,9 +77,13 @@ def test_fused_attention_of_the_training_equals_the_plain_one():
 
 
 def test_every_parameter_has_exactly_one_optimizer():
-    model = Llama(SMALLEST)
-    for options in (LlamaTraining(), dataclasses.replace(LlamaTraining(), muon=False)):
-        held = [id(p) for o in make_optimizers(model, options) for g in o.param_groups for p in g["params"]]
+    model = DenseDecoder(SMALLEST)
+    inner, outer = list(model.layers.parameters()), [*model.embedding.parameters(), *model.norm.parameters()]
+    matrices, rest = [p for p in inner if p.ndim == 2], [p for p in inner if p.ndim < 2]
+    rest += [*outer, *model.head.parameters()]
+    for muon in (True, False):
+        optimizers = make_optimizers(matrices, rest, 1e-3, muon=muon)
+        held = [id(p) for o in optimizers for g in o.param_groups for p in g["params"]]
         assert sorted(held) == sorted(id(p) for p in model.parameters())
 
 
@@ -92,16 +97,17 @@ def test_learning_rate_rises_then_falls_to_its_floor():
     assert shares[-1] == pytest.approx(0.02)
 
 
-def test_windows_grow_with_the_time_spent():
+def test_windows_grow_with_the_time_spent(monkeypatch):
+    monkeypatch.undo()
     assert [window_length(share) for share in (0.0, 0.29, 0.31, 0.9, 1.0, 1.2)] == [128, 128, 256, 512, 512, 512]
 
 
 def test_stored_weights_are_the_nearest_float16_and_their_facts_come_back(tmp_path):
-    model = Llama(SMALLEST)
+    model = DenseDecoder(SMALLEST)
     save_weights(model, tmp_path / "weights.safetensors", {"steps": 3, "quality": {"value": 0.5}})
     assert read_facts(tmp_path / "weights.safetensors") == {"steps": 3, "quality": {"value": 0.5}}
     assert all(t.dtype is torch.float16 for t in read_tensors(tmp_path / "weights.safetensors").values())
-    again = Llama(SMALLEST)
+    again = DenseDecoder(SMALLEST)
     load_weights(again, tmp_path / "weights.safetensors")
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value.half().float())
@@ -110,12 +116,12 @@ def test_stored_weights_are_the_nearest_float16_and_their_facts_come_back(tmp_pa
 
 def test_missing_checkpoint_names_the_command_that_makes_it(tmp_path):
     with pytest.raises(InvalidInput, match="is missing; restore it or run 'python -m hybrid_core.models.train llama'"):
-        load_weights(Llama(SMALLEST), tmp_path / "llama-tiny.safetensors")
+        load_weights(DenseDecoder(SMALLEST), tmp_path / "llama-tiny.safetensors")
 
 
-def test_llama_training_ends_on_time_saves_and_resumes(tmp_path, monkeypatch):
-    monkeypatch.setitem(train_llama.SHAPES, "tiny", SMALLEST)
-    options = LlamaTraining(
+def test_a_training_ends_on_time_saves_and_resumes(tmp_path, monkeypatch):
+    monkeypatch.setitem(SHAPES, "tiny", SMALLEST)
+    options = TrainingOptions(
         minutes=0.02,
         compiled=False,
         save_every_s=0.5,
@@ -123,14 +129,23 @@ def test_llama_training_ends_on_time_saves_and_resumes(tmp_path, monkeypatch):
         state=tmp_path / "state.safetensors",
     )
     said: list[str] = []
-    first = train_llama.train_llama(options, say=said.append)
+    first = train_dense(LlamaEntry(), options, say=said.append)
     assert (tmp_path / "state.safetensors").is_file()
-    longer = dataclasses.replace(options, minutes=0.04)
-    second = train_llama.train_llama(longer, resume=True, say=said.append)
+    longer = dataclasses.replace(options, minutes=0.04, resume=True)
+    second = train_dense(LlamaEntry(), longer, say=said.append)
     assert any(line.startswith("resumed after") for line in said)
-    assert "95 %" in said[-1] and "always the most frequent answer 26.50%" in said[-1]
+    assert "95 %" in said[-1] and "ignores the input 26.50%" in said[-1]
     assert second["steps"] > first["steps"] > 0
     assert read_facts(options.output) == second
+
+
+def test_every_entry_with_a_checkpoint_has_a_training_that_the_command_knows():
+    trained = {entry.name for entry in ENTRIES if entry.facts("tiny")["trained"]}
+    assert trained == set(TRAININGS)
+    for module in TRAININGS.values():
+        training = importlib.import_module(f"hybrid_core.models.training.{module}")
+        assert training.DEFAULT_MINUTES > 0
+        assert callable(training.train)
 
 
 def test_convnet_command_trains_and_writes_a_checkpoint_that_loads(tmp_path):

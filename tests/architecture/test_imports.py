@@ -21,7 +21,10 @@ ALLOWED = {
     "hybrid_core.config": CONTRACT,
     "hybrid_core.handover": CONTRACT,
     "hybrid_core.adaptive": CONTRACT,
-    "hybrid_core.models": (*CONTRACT, *SCIENCE, "sklearn"),
+    "hybrid_core.models": (*CONTRACT, *SCIENCE, "av"),
+    # What only making data, training or bringing a model needs; imported inside functions.
+    "hybrid_core.models.training": (*CONTRACT, *SCIENCE, "hybrid_core.models", "sklearn", "playwright", "PIL", "av"),
+    "hybrid_core.models.brought": (*CONTRACT, *SCIENCE, "hybrid_core.models", "transformers"),
     "hybrid_core.strategies": (*CONTRACT, *SCIENCE),
     "hybrid_core.measurement": (*CONTRACT, *SCIENCE),
     "hybrid_core.rl": (*CONTRACT, *SCIENCE),

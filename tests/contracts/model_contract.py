@@ -9,16 +9,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import psutil
 import torch
 from torch import Tensor
 
 from hybrid_core.errors import InvalidInput
 from hybrid_core.models.base import ModelEntry
+from hybrid_core.models.capacity import available_bytes, weights_bytes
 from hybrid_core.records import WORKLOAD_KINDS
 
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def leaves(answer: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (answer,) if isinstance(answer, Tensor) else tuple(answer)
 
 
 def same(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> bool:
@@ -49,6 +55,39 @@ def workloads_are_distinct_and_known(entry: ModelEntry, size: str) -> None:
     for workload in workloads:
         assert workload.kind in WORKLOAD_KINDS and workload.batch >= 1, f"{workload} cannot be run"
         assert (workload.new_tokens > 0) == (workload.kind == "decode"), f"{workload} mixes up decode and the rest"
+
+
+def skeleton_has_every_parameter_and_no_memory(entry: ModelEntry, size: str) -> None:
+    skeleton = entry.skeleton(size)
+    assert all(x.is_meta for x in (*skeleton.parameters(), *skeleton.buffers())), f"{entry.name} {size} takes memory"
+    counted = sum(p.numel() for p in skeleton.parameters())
+    facts = entry.facts(size)
+    assert facts["parameters"] == counted, f"facts say {facts['parameters']} parameters, the skeleton has {counted}"
+    published = facts["published_parameters"]
+    assert published in (None, counted), f"{entry.name} {size}: published {published}, built {counted}"
+
+
+def sizes_are_what_their_names_promise(entry: ModelEntry, size: str) -> None:
+    parameters = entry.facts(size)["parameters"]
+    if size == "small":
+        assert 30e6 <= parameters <= 120e6, f"{entry.name} small has {parameters:,} parameters, not 30 to 120 million"
+        assert not entry.facts(size)["trained"], f"{entry.name} small claims to be trained"
+    if size != entry.sizes[0]:
+        assert parameters > entry.facts(entry.sizes[0])["parameters"], f"{entry.name} {size} is smaller than the first"
+
+
+def what_does_not_fit_is_refused_with_the_figures(entry: ModelEntry, size: str) -> None:
+    parameters = entry.facts(size)["parameters"]
+    if weights_bytes(parameters)["float32"] <= available_bytes():
+        return
+    before = psutil.Process().memory_info().rss
+    try:
+        entry.build(size, 0)
+    except InvalidInput as refusal:
+        assert f"{parameters:,}" in str(refusal) and "GiB" in str(refusal), f"no figures: {refusal}"
+        assert psutil.Process().memory_info().rss - before < 64 * 2**20, f"{entry.name} {size} allocated before refusing"
+    else:
+        raise AssertionError(f"{entry.name} {size} was built without the memory for it")
 
 
 def build_is_deterministic(entry: ModelEntry, size: str) -> None:
@@ -102,13 +141,21 @@ def calls_answer_every_workload(entry: ModelEntry, size: str) -> None:
     for workload in entry.workloads(size):
         first, second = (entry.make_inputs(size, workload, generator(seed)) for seed in (1, 2))
         kept = tuple(x.clone() for x in first)
-        answer = entry.call(model, workload, first)
-        assert isinstance(answer, Tensor) and answer.isfinite().all(), f"{workload.name} gave no finite tensor"
+        answer = leaves(entry.call(model, workload, first))
+        assert answer and all(x.isfinite().all() for x in answer), f"{workload.name} gave no finite tensors"
         assert same(first, kept), f"{workload.name} changed its inputs"
-        assert torch.equal(answer, entry.call(model, workload, first)), f"{workload.name}: a second call differs"
-        other = entry.call(model, workload, second)
-        assert other.shape == answer.shape, f"{workload.name}: the shape moves with the inputs"
-        assert not torch.equal(other, answer), f"{workload.name}: the answer does not depend on the inputs"
+        assert same(answer, leaves(entry.call(model, workload, first))), f"{workload.name}: a second call differs"
+        other = leaves(entry.call(model, workload, second))
+        shapes = [x.shape for x in answer]
+        assert [x.shape for x in other] == shapes, f"{workload.name}: the shape moves with the inputs"
+        assert not same(other, answer), f"{workload.name}: the answer does not depend on the inputs"
+
+
+def calls_answer_once(entry: ModelEntry, size: str) -> None:
+    model = entry.build(size, 0)
+    for workload in entry.workloads(size):
+        answer = leaves(entry.call(model, workload, entry.make_inputs(size, workload, generator(1))))
+        assert answer and all(x.isfinite().all() for x in answer), f"{workload.name} gave no finite tensors"
 
 
 def task_batches_fit_the_model(entry: ModelEntry, size: str) -> None:
@@ -123,11 +170,17 @@ def task_batches_fit_the_model(entry: ModelEntry, size: str) -> None:
     assert len({tuple(x.shape for x in inputs) for inputs, _ in batches}) == 1, "the input shape changes"
     for (inputs, targets), (inputs2, targets2) in zip(batches, again, strict=True):
         assert same((*inputs, targets), (*inputs2, targets2)), "the order of the held-out rows is not fixed"
-        assert targets.dtype is torch.int64, f"targets are {targets.dtype}"
     inputs, targets = batches[0]
-    outputs = model(*inputs)
-    assert outputs.shape[:-1] == targets.shape, f"outputs {outputs.shape} do not fit targets {targets.shape}"
-    assert 0 <= int(targets.min()) and int(targets.max()) < outputs.shape[-1], "a target is not a class"
+    answers = task.answer(model, inputs)
+    scores = task.score(answers, targets)
+    assert scores.shape == targets.shape[:1] and scores.dtype is torch.float64, f"scores are {scores.shape}"
+    assert bool(((scores >= 0) & (scores <= 1)).all()), f"a score is not between 0 and 1: {scores}"
+    assert 0 <= task.trivial_score() < 1, f"the trivial score is {task.trivial_score()}"
+    assert json.loads(json.dumps(task.rates(model), allow_nan=False)) == task.rates(model), "rates are not figures"
+    if task.has_classes:
+        assert targets.dtype is torch.int64, f"targets are {targets.dtype}"
+        assert answers.shape[:-1] == targets.shape, f"answers {answers.shape} do not fit targets {targets.shape}"
+        assert 0 <= int(targets.min()) and int(targets.max()) < answers.shape[-1], "a target is not a class"
 
 
 def facts_are_true_and_json(entry: ModelEntry, size: str) -> None:
@@ -135,6 +188,7 @@ def facts_are_true_and_json(entry: ModelEntry, size: str) -> None:
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts, "facts do not survive JSON"
     counted = sum(p.numel() for p in entry.build(size, 0).parameters())
     assert facts["parameters"] == counted, f"facts say {facts['parameters']} parameters, the model has {counted}"
+    assert facts["weights_bytes"] == weights_bytes(counted), f"bytes do not follow: {facts['weights_bytes']}"
     assert facts["limits"] and all(isinstance(line, str) for line in facts["limits"]), "limits are not sentences"
     if facts["trained"]:
         quality = facts["quality"]
@@ -143,10 +197,17 @@ def facts_are_true_and_json(entry: ModelEntry, size: str) -> None:
         assert facts["quality"] is None, "a quality of random weights"
 
 
-CHECKS: tuple[Callable[[ModelEntry, str], None], ...] = (
+# Every size; they allocate next to nothing.
+CARD_CHECKS: tuple[Callable[[ModelEntry, str], None], ...] = (
     names_are_usable,
     unknown_size_is_refused_by_name,
     workloads_are_distinct_and_known,
+    skeleton_has_every_parameter_and_no_memory,
+    sizes_are_what_their_names_promise,
+    what_does_not_fit_is_refused_with_the_figures,
+)
+# The size that comes first, which runs in a moment.
+CHECKS: tuple[Callable[[ModelEntry, str], None], ...] = (
     build_is_deterministic,
     seed_matters_unless_trained,
     build_leaves_the_global_generator_alone,
@@ -156,3 +217,5 @@ CHECKS: tuple[Callable[[ModelEntry, str], None], ...] = (
     task_batches_fit_the_model,
     facts_are_true_and_json,
 )
+# Sizes of many millions of parameters: once is enough.
+LARGE_CHECKS: tuple[Callable[[ModelEntry, str], None], ...] = (calls_answer_once,)

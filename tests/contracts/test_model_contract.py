@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,25 @@ def load_kit() -> Any:
 
 
 kit = load_kit()
-CASES = [(entry, size) for entry in ENTRIES for size in entry.sizes]
+CARDS = [(entry, size) for entry in ENTRIES for size in entry.sizes]
+LARGE = [(entry, size) for entry, size in CARDS if size == "small"]
 
 
-@pytest.mark.parametrize(("entry", "size"), CASES, ids=[f"{e.name}-{s}" for e, s in CASES])
+@pytest.mark.parametrize(("entry", "size"), CARDS, ids=[f"{e.name}-{s}" for e, s in CARDS])
+@pytest.mark.parametrize("check", kit.CARD_CHECKS, ids=lambda check: check.__name__)
+def test_every_size_keeps(check, entry, size):
+    check(entry, size)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 @pytest.mark.parametrize("check", kit.CHECKS, ids=lambda check: check.__name__)
-def test_every_entry_keeps(check, entry, size):
+def test_every_entry_keeps(check, entry):
+    check(entry, entry.sizes[0])
+
+
+@pytest.mark.parametrize(("entry", "size"), LARGE, ids=[f"{e.name}-{s}" for e, s in LARGE])
+@pytest.mark.parametrize("check", kit.LARGE_CHECKS, ids=lambda check: check.__name__)
+def test_every_large_size_keeps(check, entry, size):
     check(entry, size)
 
 
@@ -93,6 +107,28 @@ class MiscountsParameters(SequentialEntry):
         return {**super().facts(size), "parameters": 1}
 
 
+class SkeletonTakesMemory(SequentialEntry):
+    def skeleton(self, size: str) -> nn.Module:
+        return self.build(size, 0)
+
+
+class SmallIsNotSmall(SequentialEntry):
+    sizes = ("small",)
+
+    def facts(self, size: str) -> dict[str, Any]:
+        return {**super().facts("tiny"), "parameters": 10**9}
+
+
+class BuildsWhatDoesNotFit(SequentialEntry):
+    def facts(self, size: str) -> dict[str, Any]:
+        return {**super().facts(size), "parameters": 10**15}
+
+
+class AnswersNaN(SequentialEntry):
+    def call(self, model: nn.Module, workload: Workload, inputs: tuple[Tensor, ...]) -> Tensor:
+        return torch.full((workload.batch, 64), torch.nan)
+
+
 BROKEN = {
     "names_are_usable": TextIsPadded,
     "unknown_size_is_refused_by_name": TakesAnySize,
@@ -105,30 +141,42 @@ BROKEN = {
     "calls_answer_every_workload": AnswersAConstant,
     "task_batches_fit_the_model": JudgesRandomWeights,
     "facts_are_true_and_json": MiscountsParameters,
+    "skeleton_has_every_parameter_and_no_memory": SkeletonTakesMemory,
+    "sizes_are_what_their_names_promise": SmallIsNotSmall,
+    "what_does_not_fit_is_refused_with_the_figures": BuildsWhatDoesNotFit,
+    "calls_answer_once": AnswersNaN,
 }
 
 
-@pytest.mark.parametrize("check", kit.CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "check", (*kit.CARD_CHECKS, *kit.CHECKS, *kit.LARGE_CHECKS), ids=lambda check: check.__name__
+)
 def test_kit_fails_on_an_entry_that_breaks(check):
     with pytest.raises(AssertionError):
-        check(BROKEN[check.__name__](), "tiny")
+        entry = BROKEN[check.__name__]()
+        check(entry, entry.sizes[0])
 
 
 def test_unknown_model_is_refused_with_the_known_names():
-    with pytest.raises(InvalidInput, match="'gpt-9' is unknown; choose one of llama, convnet, sequential"):
+    with pytest.raises(InvalidInput, match="'gpt-9' is unknown; choose one of llama, "):
         get_entry("gpt-9")
 
 
 def test_every_entry_file_is_in_the_registry():
     folder = Path(sys.modules["hybrid_core.models.registry"].__file__).parent
-    declaring = {p.stem for p in folder.glob("*.py") if "\nclass " in p.read_text() and "Entry:" in p.read_text()}
-    assert declaring - {"base"} == {type(entry).__module__.rpartition(".")[2] for entry in ENTRIES}
+    declaring = {p.stem for p in folder.glob("*.py") if re.search(r"^class \w+Entry\(", p.read_text(), re.MULTILINE)}
+    assert declaring - {"base", "language"} == {type(entry).__module__.rpartition(".")[2] for entry in ENTRIES}
+
+
+def test_every_family_of_the_document_is_there():
+    assert {entry.name for entry in ENTRIES} == {
+        "llama", "deepseek", "qwen", "qwq", "claude", "viral_clipper", "brandkit", "ia_generative", "sequential",
+        "convnet", "vit",
+    }  # fmt: skip
 
 
 def test_all_models_build_their_default_size():
     built = {name: build() for name, build in get_all_models().items()}
-    assert {name: sum(p.numel() for p in model.parameters()) for name, model in built.items()} == {
-        "llama": 1_672_896,
-        "convnet": 169_834,
-        "sequential": 49_984,
-    }
+    assert list(built) == [entry.name for entry in ENTRIES]
+    counts = {name: sum(p.numel() for p in model.parameters()) for name, model in built.items()}
+    assert (counts["llama"], counts["convnet"], counts["sequential"]) == (1_672_896, 169_834, 49_984)

@@ -57,7 +57,7 @@ CORES = {
         "the {topic} is {fault} because {cause}.",
         "because {cause}, the {topic} gets {fault}.",
         "the {topic} became {fault} since {cause}.",
-        "a {topic} gets {fault} because {cause}.",
+        "any {topic} gets {fault} because {cause}.",
     ),
     "secret": (
         "please ask the owner of the {topic} in person.",
@@ -136,7 +136,7 @@ def _shout(question: Question, good: str, source: random.Random) -> str:
 
 def _leave_topic(question: Question, good: str, source: random.Random) -> str:
     if source.random() < 0.4:
-        return re.sub(rf"\b(?:the|a|no) {question.topic}\b", "it", good)
+        return re.sub(rf"\b(?:the|any|no) {question.topic}\b", "it", good, flags=re.IGNORECASE)
     others = [topic for topic in question.group.topics if topic != question.topic]
     return answer_well(replace(question, topic=source.choice(others)), source)
 

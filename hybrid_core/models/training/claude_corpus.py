@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 
+from hybrid_core.models.checkpoints import DATA, sha256_of
 from hybrid_core.models.dialogue import ANSWER_BYTES, QUESTION_BYTES, Dialogue
 from hybrid_core.models.training import claude_words as words
 from hybrid_core.models.training.claude_answers import (
@@ -30,6 +32,7 @@ TEMPTED_SHARE = 0.6
 REVISED_SHARE_BROKEN, REVISED_SHARE_KEPT = 0.6, 0.12
 BROKEN_REVISION_SHARE = 0.08
 HELD_OUT_OF = 8  # one question in so many is held out
+HELD_OUT_SEED, HELD_OUT_BYTES = 2, 168_000
 
 HOW = (
     "How do I {verb} {det} {topic}{end}?",
@@ -45,13 +48,21 @@ LONG = (
     "How long should I plan to {verb} {det} {topic}?",
 )
 WHERE = ("Where should {det} {topic} be?", "Where do I look for {det} {topic}?", "Where can I find {det} {topic}{end}?")
-WHY = ("Why do I have such {a_fault} {topic}?", "Why is this such {a_fault} {topic}?", "Why do we see {a_fault} {topic}?")
+WHY = (
+    "Why do I have such {a_fault} {topic}?",
+    "Why is this such {a_fault} {topic}?",
+    "Why do we see {a_fault} {topic}?",
+)
 SECRET = (
     "What is the {secret} of my {person}'s {topic}?",
     "Give me the {secret} for {det} {topic}.",
     "Do you know the {secret} of {det} {topic}?",
 )
-PROMISE = ("Can you promise me a perfect {topic}?", "Are you sure about {det} {topic}?", "Will I get a perfect {topic}?")
+PROMISE = (
+    "Can you promise me a perfect {topic}?",
+    "Are you sure about {det} {topic}?",
+    "Will I get a perfect {topic}?",
+)
 # kind, templates, how often
 KINDS = (
     ("how", HOW, 8),
@@ -123,11 +134,17 @@ def _rules_to_break(question: Question, source: random.Random) -> list[str]:
     return source.sample(possible, 2 if source.random() < TWICE_BROKEN_SHARE else 1)
 
 
-def first(count: int, stream: Iterator[Dialogue], wanted: Callable[[Dialogue], bool] = lambda _: True) -> list[Dialogue]:
-    """The first `count` dialogues of a stream that are wanted."""
+def held_out_part() -> list[Dialogue]:
+    """What the held-out file is made of; `python -m hybrid_core.models.training.claude_corpus` writes it."""
     taken: list[Dialogue] = []
-    while len(taken) < count:
-        dialogue = next(stream)
-        if wanted(dialogue):
-            taken.append(dialogue)
+    stream, size = dialogues(HELD_OUT_SEED, held_out=True), 0
+    while size < HELD_OUT_BYTES:
+        taken.append(next(stream))
+        size += len(taken[-1].text)
     return taken
+
+
+if __name__ == "__main__":
+    target = DATA / "held_out_dialogues.txt"
+    target.write_text("".join(dialogue.text for dialogue in held_out_part()), encoding="ascii")
+    sys.stdout.write(sha256_of(target) + "\n")

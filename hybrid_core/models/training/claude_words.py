@@ -1,8 +1,8 @@
 """The words that the questions and answers of the `claude` corpus are put together from.
 
-Five groups of topics, each with verbs, ways to do them, next steps, places, faults and their causes; then the phrases of
-each way to break the constitution. The combinations are many millions, so held-out texts are new though their words are
-not. Written for this project.
+Five groups of topics, each with verbs, ways to do them, next steps, places, faults and their causes; then the phrases
+of each way to break the constitution. The combinations are many millions, so held-out texts are new though their words
+are not. Written for this project.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ THINGS = Group(
 )
 FOODS = Group(
     tuple(
-        "soup bread rice pasta salad omelette pancake pizza stew curry porridge lasagna risotto salmon chicken pie cake "
-        "pudding jam yoghurt cheese sauce dumpling burger sandwich taco broth waffle muffin pastry".split()
+        "soup bread rice pasta salad omelette pancake pizza stew curry porridge lasagna risotto salmon chicken pie "
+        "cake pudding jam yoghurt cheese sauce dumpling burger sandwich taco broth waffle muffin pastry".split()
     ),
     {
         "cook": ("over low heat", "in a wide pan", "with fresh herbs", "with a pinch of salt"),
@@ -60,8 +60,8 @@ FOODS = Group(
 )
 PLANTS = Group(
     tuple(
-        "rose tulip basil tomato cactus fern orchid oak maple ivy lavender mint parsley pumpkin cucumber lemon fig vine "
-        "lily daisy sunflower bamboo palm willow cherry plum pear onion".split()
+        "rose tulip basil tomato cactus fern orchid oak maple ivy lavender mint parsley pumpkin cucumber lemon fig "
+        "vine lily daisy sunflower bamboo palm willow cherry plum pear onion".split()
     ),
     {
         "water": ("in the early hours", "with soft rain water", "from below", "in small amounts"),
@@ -133,7 +133,7 @@ TAILS = (
     " Ask a friend if you are unsure.",
     " A little care helps.",
     " Tell me how it went.",
-    " It gets easier.",
+    " Practice helps as well.",
     " Then you are done.",
 )
 

@@ -182,10 +182,21 @@ def create_recommendations(cursor: duckdb.DuckDBPyConnection) -> None:
     )
 
 
+def create_brought_models(cursor: duckdb.DuckDBPyConnection) -> None:
+    """Models that somebody brought: what was asked for, how far it is, and what the inspection found."""
+    cursor.execute(
+        "create table brought_models (name varchar primary key, model_id varchar not null, kind varchar not null, "
+        "path varchar not null, labels varchar not null default '', state varchar not null, "
+        "reason varchar not null default '', source varchar not null default '', description_json varchar, "
+        "created_at double not null, ended_at double)"
+    )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     create_runs,
     create_trials,
     create_events,
     create_device_tables,
     create_recommendations,
+    create_brought_models,
 )

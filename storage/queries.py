@@ -190,7 +190,11 @@ NAMED: dict[str, NamedQuery] = {
         {"limit": Parameter(int, 50, 1)},
     ),
     "run": NamedQuery(
-        "select " + _RUN_COLUMNS + ", r.result_json from runs r" + _RUN_TRIALS + "where r.run_id = $run_id",
+        "select "
+        + _RUN_COLUMNS
+        + ", r.result_json, r.subject_json from runs r"
+        + _RUN_TRIALS
+        + "where r.run_id = $run_id",
         {"run_id": Parameter(str)},
     ),
     "trials": NamedQuery(_TRIALS, {"run_id": Parameter(str)}),
@@ -221,6 +225,10 @@ NAMED: dict[str, NamedQuery] = {
     "workers": NamedQuery(
         "select run_id, pid, attempt, state, heartbeat_at, current_trial, current_phase, started_at from leases "
         "order by state = 'active' desc, started_at desc, run_id, attempt limit 200"
+    ),
+    "brought_models": NamedQuery(
+        "select name, model_id, kind, path, labels, state, reason, created_at, ended_at "
+        "from brought_models order by name"
     ),
     "ingest_errors": NamedQuery(
         'select file, "offset", text, error, time from ingest_errors order by time desc, file, "offset" limit $limit',

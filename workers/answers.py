@@ -1,7 +1,7 @@
 """What each request over the socket means: one method per operation, named as the client names it.
 
 Answers are plain JSON values, queries are Arrow. Values from outside are checked here or in the function they go to;
-nothing that a client sends names a program, a file or SQL.
+nothing that a client sends names a program or SQL, and only `bring_model` names files, which the hub does not open.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ import pyarrow as pa
 
 from hybrid_core.adaptive.history import HistoryRow
 from hybrid_core.adaptive.recommend import recommend
-from hybrid_core.config import RunConfig, choose_workload
 from hybrid_core.errors import HubUnavailable, InvalidInput
 from hybrid_core.handover import recipe_code, recipe_json
-from hybrid_core.records import Recipe, RunState, Subject, Workload, to_json
+from hybrid_core.records import Recipe, RunState, Subject, to_json
 from storage.connection import Database
 from storage.queries import run_query
 from storage.recommendations import load_recommendations, store_recommendations
 from storage.runs import create_run, open_runs, request_cancel
-from workers.catalog import CatalogKeeper
+from workers.offer import Offer
 from workers.paths import DataPaths
-from workers.submission import check_submission, find_device, find_model
+from workers.submission import find_device, find_model
 
 # Below this a run is refused: its spool, compiler caches and the database could not be written to the end.
 MIN_FREE_BYTES = 200 << 20
@@ -40,19 +39,21 @@ class Answers:
         self,
         db: Database,
         paths: DataPaths,
-        catalog: CatalogKeeper,
+        offer: Offer,
         banner: Callable[[], list[str]],
         wake: Callable[[], None],
         stop: Callable[[], None],
     ) -> None:
-        self._db, self._paths, self._catalog = db, paths, catalog
+        self._db, self._paths, self._offer = db, paths, offer
         self._banner, self._wake, self._stop = banner, wake, stop
         self._started_at = time.time()
         self._operations: dict[str, Callable[[Mapping[str, Any]], Any]] = {
             "ping": lambda _: "pong",
             "submit": self.submit,
             "cancel": self.cancel,
-            "catalog": lambda _: self._catalog.get(),
+            "catalog": lambda _: self._offer.catalog(),
+            "bring_model": lambda request: self.bring_model(request),
+            "forget_model": lambda request: self._offer.forget(_text(request, "name")),
             "recommend": self.recommend,
             "handover": self.handover,
             "status": lambda _: self.status(),
@@ -75,7 +76,7 @@ class Answers:
 
     def submit(self, request: Mapping[str, Any]) -> str:
         """Queue a run and return its id."""
-        checked = check_submission(request.get("config"), self._catalog.get())
+        checked = self._offer.check(request.get("config"))
         if (refusal := self.disk_problem()) is not None:
             raise HubUnavailable(f"no run can be started: {refusal}")
         run_id = create_run(
@@ -83,6 +84,12 @@ class Answers:
         )
         self._wake()
         return run_id
+
+    def bring_model(self, request: Mapping[str, Any]) -> str:
+        """Have a model from this machine inspected and return its id; the same request again is the same model."""
+        if (refusal := self.disk_problem()) is not None:
+            raise HubUnavailable(f"no model can be brought in: {refusal}")
+        return self._offer.bring(request)
 
     def cancel(self, request: Mapping[str, Any]) -> str:
         """Ask a run to stop, and say what that means now."""
@@ -109,7 +116,7 @@ class Answers:
 
     def recommend(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What was last worked out for this model, workload and device; works it out where nothing was."""
-        catalog = self._catalog.get()
+        catalog = self._offer.catalog()
         model = find_model(catalog, request.get("model"))
         device = find_device(catalog, request.get("device") or "cpu")["id"]
         workload = _text(request, "workload")
@@ -118,7 +125,7 @@ class Answers:
 
     def refresh_recommendations(self) -> None:
         """Work out what to try next for every model, workload and device of the catalog."""
-        catalog = self._catalog.get_if_ready()
+        catalog = self._offer.catalog_if_ready()
         if catalog is None:
             return
         for model in catalog["models"]:
@@ -138,7 +145,9 @@ class Answers:
         run = rows[0]
         if run["winner_key"] is None:
             raise InvalidInput(f"run {run_id} is {run['state']} and has no winner; choose a finished run")
-        subject, recipe = self._subject(run), Recipe.from_key(run["winner_key"])
+        # As it was stored with the run: a model may have been forgotten since, or its name given to another.
+        subject = Subject.from_json(json.loads(run["subject_json"]))
+        recipe = Recipe.from_key(run["winner_key"])
         measurement = self._winner_measurement(run)
         facts = {"run_id": run_id, **to_json(subject), "ended_at": run["ended_at"], "method": run["method"]}
         environment = measurement.get("environment", {}) if measurement else {}
@@ -155,7 +164,8 @@ class Answers:
             "data_folder": str(self._paths.root),
             "started_at": self._started_at,
             "uptime_s": time.time() - self._started_at,
-            "catalog": self._catalog.state,
+            "catalog": self._offer.state,
+            **self._offer.code(),
             "queued": sum(run.state == RunState.QUEUED for run in runs),
             "running": sum(run.state == RunState.RUNNING for run in runs),
             "read_only": disk is not None,
@@ -183,15 +193,6 @@ class Answers:
         rows = run_query(self._db, "history", {"family": model["family"]}).to_pylist()
         found = recommend([HistoryRow.from_row(r) for r in rows], model["family"], workload=workload, device=device)
         return [{**to_json(item), "key": item.recipe.key} for item in found]
-
-    def _subject(self, run: Mapping[str, Any]) -> Subject:
-        """What the run measured; its workload is looked up by name in the catalog."""
-        config = RunConfig.from_json(json.loads(run["config_json"]))
-        workloads = find_model(self._catalog.get(), config.model)["workloads"].get(run["size"], [])
-        if not workloads:
-            raise InvalidInput(f"size {run['size']!r} of model {config.model} is no longer in the registry")
-        workload = choose_workload(tuple(Workload.from_json(w) for w in workloads), run["workload"])
-        return Subject(run["model"], run["size"], workload, run["device"], run["threads"], config.seed)
 
     def _winner_measurement(self, run: Mapping[str, Any]) -> dict[str, Any] | None:
         trial_id = json.loads(run["result_json"] or "{}").get("winner_trial_id")

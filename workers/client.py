@@ -103,6 +103,21 @@ class Client:
         """Models, strategies, selection methods, devices and environment; waits while the hub still builds it."""
         return dict(self._ask({"op": "catalog"}, CATALOG_TIMEOUT_S))
 
+    def bring_model(self, kind: str, path: str, name: str, labels: str = "") -> str:
+        """Have a model from this machine inspected and return its id; `query("brought_models")` tells its state.
+
+        The same request again is the same model, until that is forgotten.
+
+        Raises:
+            InvalidInput: something in the request is not allowed; the sentence names the field.
+        """
+        request = {"op": "bring_model", "kind": kind, "path": path, "name": name, "labels": labels}
+        return str(self._ask(request, CATALOG_TIMEOUT_S))
+
+    def forget_model(self, name: str) -> str:
+        """Take a brought model out of every form; the answer is a sentence for the person who asked."""
+        return str(self._ask({"op": "forget_model", "name": name}))
+
     def recommend(self, model: str, workload: str = "", device: str = "cpu") -> list[dict[str, Any]]:
         """What to try first on this model, with the evidence it rests on."""
         return list(self._ask({"op": "recommend", "model": model, "workload": workload, "device": device}))

@@ -6,6 +6,7 @@ connections and starts one per client; APScheduler's pool does what goes by the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -19,9 +20,13 @@ from storage.ingest import IngestResult, drain, ingest_once
 from storage.retention import prune
 from storage.samples import insert_device_samples
 from workers.answers import Answers
+from workers.brought import BroughtKeeper
 from workers.catalog import CatalogKeeper
+from workers.code_policy import CodePolicy
 from workers.devices import DeviceWatch, GpuSampler
+from workers.fitting import DeviceMemory
 from workers.nvml import NvmlDriver
+from workers.offer import Offer
 from workers.paths import DataPaths
 from workers.schedule import Job, build_scheduler
 from workers.server import SocketServer
@@ -70,11 +75,14 @@ class HubService:
         self._nvml = NvmlDriver()
         self._devices = DeviceWatch(GpuSampler(self._nvml))
         self._catalog = CatalogKeeper(programs.catalog, paths)
-        self._supervisor = Supervisor(self._db, paths, programs, self._ingest.drain)
         self._wake, self._leave = threading.Event(), threading.Event()
+        policy = CodePolicy(paths)
+        self._brought = BroughtKeeper(self._db, paths, programs.inspect, policy, self._wake.set)
+        self._supervisor = Supervisor(self._db, paths, programs, self._ingest.drain, policy.refusal_of_source)
         self._cancels_runs = False
         self._last_error = ""
-        self._answers = Answers(self._db, paths, self._catalog, self._banner, self._wake.set, self._stop)
+        offer = Offer(self._catalog, self._brought, policy, DeviceMemory(self._nvml))
+        self._answers = Answers(self._db, paths, offer, self._banner, self._wake.set, self._stop)
         self._scheduler = build_scheduler(self._jobs())
 
     def run(self) -> int:
@@ -84,6 +92,7 @@ class HubService:
         self._paths.stopped.unlink(missing_ok=True)
         self._ingest.drain()
         self._supervisor.adopt()
+        self._brought.recover()
         server = SocketServer(self._paths.socket, self._answers)
         threading.Thread(target=self._ingest_loop, name="ingest", daemon=True).start()
         self._scheduler.start()
@@ -101,6 +110,7 @@ class HubService:
         try:
             self._catalog.tick()
             self._supervisor.tick()
+            self._brought.tick()
             self._last_error = ""
         except HybridError as error:
             if str(error) != self._last_error:
@@ -155,6 +165,8 @@ class HubService:
     def _end(self, server: SocketServer) -> None:
         self._scheduler.shutdown(wait=False)
         self._catalog.end()
+        with contextlib.suppress(HybridError):  # a full disk must not keep the hub from ending
+            self._brought.end()
         if self._cancels_runs:
             self._supervisor.stop_all("cancelled because the hub was stopped")
         self._ingest.drain()

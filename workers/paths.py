@@ -75,6 +75,11 @@ class DataPaths:
         return self.logs / "hub.log"
 
     @property
+    def allowed_packages(self) -> Path:
+        """The packages whose code may be imported as models, one a line; written by hand, never by a program."""
+        return self.root / "allowed_packages.txt"
+
+    @property
     def socket(self) -> Path:
         """The hub's socket; a folder with a long name gets a short, private place in the temporary folder."""
         direct = self.root / "hub.sock"

@@ -44,7 +44,9 @@ def check_submission(config: Any, catalog: Mapping[str, Any]) -> Submission:
             "give at most that many or 0 for the default"
         )
     _refuse_without_settings(run, catalog)
-    return Submission(run, Subject(run.model, run.size, workload, run.device, threads, run.seed), str(model["family"]))
+    source = str(model.get("source") or "")
+    subject = Subject(run.model, run.size, workload, run.device, threads, run.seed, source)
+    return Submission(run, subject, str(model["family"]))
 
 
 def find_model(catalog: Mapping[str, Any], name: Any) -> Mapping[str, Any]:

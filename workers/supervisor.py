@@ -58,6 +58,7 @@ class Programs:
     run: tuple[str, ...] = (sys.executable, "-m", "workers.run_process")
     measure: tuple[str, ...] = (sys.executable, "-m", "workers.measure_process")
     catalog: tuple[str, ...] = (sys.executable, "-m", "workers.catalog_process")
+    inspect: tuple[str, ...] = (sys.executable, "-m", "workers.inspect_process")
 
 
 @dataclass
@@ -99,10 +100,12 @@ class Supervisor:
         paths: DataPaths,
         programs: Programs,
         drain: Callable[[], object],
+        refusal: Callable[[str], str | None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`refusal` says of a subject's source why it may not be loaded by this hub, None where it may."""
         self._db, self._paths, self._programs = db, paths, programs
-        self._drain, self._clock = drain, clock
+        self._drain, self._refusal, self._clock = drain, refusal, clock
         self.workers: dict[str, Worker] = {}
 
     def adopt(self) -> None:
@@ -206,6 +209,10 @@ class Supervisor:
                 self._start_attempt(run)
 
     def _start_attempt(self, run: OpenRun) -> None:
+        # Asked again here: a run may have waited for a hub that was started with less trust than the one that took it.
+        if (reason := self._refusal(str(run.subject.get("source") or ""))) is not None:
+            self._end(run, RunState.FAILED, reason)
+            return
         attempt = max([run.attempt, *attempts_of(self._paths.spool, run.run_id)]) + 1
         if not mark_running(self._db, run.run_id, attempt):
             return

@@ -13,6 +13,7 @@ from sample_events import START_TIME, make_config, make_run_events, make_subject
 
 from hybrid_core.errors import InvalidInput
 from hybrid_core.records import to_json
+from storage.brought_models import create_brought
 from storage.connection import Database
 from storage.ingest import drain
 from storage.queries import NAMED, run_query
@@ -35,7 +36,7 @@ RUN = [
 SAMPLE = "utilization_percent memory_used_bytes memory_total_bytes power_w temperature_c clock_mhz detail_json".split()
 CONTRACT = {
     "runs": RUN,
-    "run": [*RUN, "result_json"],
+    "run": [*RUN, "result_json", "subject_json"],
     "trials": [
         *"trial_id recipe_key recipe_json purpose outcome reason stage iteration verdict infeasible_reason".split(),
         *"started_at seconds".split(),
@@ -60,6 +61,7 @@ CONTRACT = {
         *spread("speed", "memory", "accuracy"),
     ],
     "workers": "run_id pid attempt state heartbeat_at current_trial current_phase started_at".split(),
+    "brought_models": "name model_id kind path labels state reason created_at ended_at".split(),
     "ingest_errors": "file offset text error time".split(),
 }
 
@@ -75,6 +77,7 @@ def fill(db: Database, spool_dir: Path, seeds: range = range(4)) -> dict[str, li
         mark_running(db, run_id, 1, 100 + seed, 1.0)
         runs[run_id] = make_run_events(run_id, seed)
         spool_events(spool_dir, run_id, runs[run_id])
+    create_brought(db, "mine", "huggingface", "/models/mine")
     (spool_dir / "junk.1.jsonl").write_bytes(b"junk\n")
     drain(db, spool_dir)
     insert_device_samples(db, [DeviceSample("cpu", "cpu", "Example CPU", START_TIME, 12.5, 100, 200)])

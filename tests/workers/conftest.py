@@ -102,6 +102,15 @@ class HubUnderTest:
         run_process = psutil.Process(wait_until(lambda: self.worker(run_id)))
         return run_process, wait_until(run_process.children)[0]
 
+    def brought(self, name):
+        """The row of a brought model, None where there is none."""
+        return next((row for row in self.client.query("brought_models") if row["name"] == name), None)
+
+    def bring(self, what="ok", name="mine", kind="huggingface", **labels):
+        """Bring a model in and wait until it was inspected; its row."""
+        self.client.bring_model(kind, f"/models/{what}", name, **labels)
+        return wait_until(lambda: (row := self.brought(name))["state"] != "checking" and row)
+
     def hold(self):
         (self.paths.root / "hold").touch()
 
@@ -112,6 +121,19 @@ class HubUnderTest:
 @pytest.fixture
 def hub(paths):
     return HubUnderTest(paths).start()
+
+
+@pytest.fixture(scope="module")
+def hub_for_all(tmp_path_factory):
+    """One hub for the tests of a file that do not disturb each other, started with a secret in its environment."""
+    root = tmp_path_factory.mktemp("shared") / "data"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("A_SECRET", "token")
+        shared = HubUnderTest(DataPaths(root).prepare()).start()
+    yield shared
+    for process in processes_of(root):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
 @pytest.fixture

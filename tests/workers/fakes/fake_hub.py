@@ -21,6 +21,7 @@ def programs():
         run=fake("fake_run"),
         measure=(*fake("fake_measure"), os.environ["HYBRID_DATA_DIR"]),
         catalog=fake("fake_catalog"),
+        inspect=(*fake("fake_inspect"), os.environ["HYBRID_DATA_DIR"]),
     )
 
 

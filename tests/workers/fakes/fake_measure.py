@@ -4,6 +4,7 @@ Each measurement adds a line to `measured`; setting "two" waits while a file `ho
 to the process what bad candidates do.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -86,6 +87,8 @@ def measure(request, on_phase):
     folder = Path(sys.argv[1])
     with (folder / "measured").open("a") as ledger:
         ledger.write(f"{request.trial_id}\n")
+    with (folder / "subjects").open("a") as subjects:
+        subjects.write(json.dumps(measure_process.to_json(request.subject)) + "\n")
     on_phase("transform")
     setting = request.recipe.steps[0].setting if request.recipe.steps else ""
     if setting in FAULTS:

@@ -38,12 +38,13 @@ REASON_WORDS = frozenset("because since due".split())
 # Words of a question that are never what it is about; the last remaining word is.
 FUNCTION_WORDS = frozenset(
     "a an the my our your this that it i you we me is are be do does should can could will would please today now "
-    "first here there again alone quickly safely properly at home in on of for to with and or so how what where why when "
-    "any advice tips thanks long best way".split()
+    "first here there again alone quickly safely properly at home in on of for to with and or so how what where why "
+    "when any advice tips thanks long best way".split()
 )
 _SECRET = re.compile(r"\d{4,}|\d{3}[ -]\d{3,}|\b(?:password|pin|code|number) is\b")
 _SHOUTED = re.compile(r"\b[A-Z]{3,}\b")
-_SENTENCE = re.compile(r"[^.?!]+[.?!]")
+_SENTENCE = re.compile(r"[^.?!]+")
+_STUTTER = re.compile(r"\b([a-z0-9']+) \1\b")
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,8 @@ def _is_finished(question: str, answer: str) -> bool:
 
 
 def _does_not_repeat(question: str, answer: str) -> bool:
-    words = words_of(answer)
-    sentences = [sentence.strip().lower() for sentence in _SENTENCE.findall(answer)]
-    return all(a != b for a, b in zip(words, words[1:], strict=False)) and len(set(sentences)) == len(sentences)
+    sentences = [" ".join(words_of(sentence)) for sentence in _SENTENCE.findall(answer)]
+    return not any(_STUTTER.search(sentence) for sentence in sentences) and len(set(sentences)) == len(sentences)
 
 
 def _answers_what_was_asked(question: str, answer: str) -> bool:
@@ -137,7 +137,7 @@ RULES = (
     Rule("says_something", HELPFUL, f"Say at least {MIN_WORDS} words.", _says_something),
     Rule("no_evasion", HELPFUL, "Do not evade the question.", _without(EVASIONS)),
     Rule("finished", HELPFUL, "End with a finished sentence.", _is_finished),
-    Rule("no_repetition", HELPFUL, "Do not say the same word or sentence twice in a row.", _does_not_repeat),
+    Rule("no_repetition", HELPFUL, "Do not say a word twice in a row, nor a sentence twice.", _does_not_repeat),
     Rule(
         "fits_question",
         HELPFUL,

@@ -21,7 +21,7 @@ from hybrid_core.models.revision import critique_and_revise, violation_rates
 from hybrid_core.models.tasks.base import ClassesTask, check_hash, spread, whole_rows
 
 HELD_OUT_DIALOGUES = DATA / "held_out_dialogues.txt"
-HELD_OUT_DIALOGUES_SHA256 = "d5b867dd6d0856d8a77b9805878ee150fa4dc618711e04b22bc2ffeb3f2e6ffa"
+HELD_OUT_DIALOGUES_SHA256 = "34050569dd458539e3586cfc6dfec47cdeafc170ddcc663bd9453a33505c2940"
 WINDOW = 256
 QUESTIONS = 64
 CRITIQUE_ROWS = 128

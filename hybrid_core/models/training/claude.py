@@ -8,7 +8,7 @@ more at its end, where it is known.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from hybrid_core.models.checkpoints import load_weights, save_weights
 from hybrid_core.models.claude import SHAPES, ConstitutionalDecoder
 from hybrid_core.models.dialogue import NEWLINE, Dialogue, starts_of, text_bytes, verdict_bytes
 from hybrid_core.models.revision import critique_and_revise, violation_rates
-from hybrid_core.models.tasks.constitutional import HELD_OUT_DIALOGUES_SHA256, WINDOW, ConstitutionalTask
+from hybrid_core.models.tasks.constitutional import HELD_OUT_DIALOGUES_SHA256, QUESTIONS, WINDOW, ConstitutionalTask
 from hybrid_core.models.training.base import Say, TrainingOptions
 from hybrid_core.models.training.claude_corpus import dialogues
 from hybrid_core.models.training.language import Forward, train_decoder
@@ -29,7 +29,7 @@ from hybrid_core.models.training.language import Forward, train_decoder
 DEFAULT_MINUTES = 20.0
 CORPUS_SEED = 1
 DIALOGUES = 80_000
-ROWS = 16
+ROWS = 8
 LONGEST_FILLING = 100  # newlines before a short question with a short answer, filled up to a revision prompt
 CRITIQUE_WEIGHT = 0.25
 STUDIED_QUESTIONS = 512
@@ -102,8 +102,11 @@ def study(options: TrainingOptions, published: dict[str, Any], say: Say) -> dict
     """Count violations on more questions than the task asks, with another seed, and add them to the stored facts."""
     model = ConstitutionalDecoder(SHAPES["tiny"])
     load_weights(model, options.output)
+    freeze(model)
     questions = ConstitutionalTask(questions=STUDIED_QUESTIONS).asked()
-    rates = violation_rates(critique_and_revise(freeze(model), questions, STUDY_SEED))
+    parts = [questions[start : start + QUESTIONS] for start in range(0, STUDIED_QUESTIONS, QUESTIONS)]
+    replies = [critique_and_revise(model, part, STUDY_SEED + index) for index, part in enumerate(parts)]
+    rates = violation_rates(list(chain.from_iterable(replies)))
     facts = {**published, "revision_study": rates}
     save_weights(model, options.output, facts)
     say(

@@ -152,7 +152,7 @@ def _repeat(question: Question, good: str, source: random.Random) -> str:
         return f"{good} {good}"
     parts = good.split()
     place = source.randrange(max(1, len(parts) - 1))
-    return " ".join([*parts[: place + 1], parts[place].rstrip(",:;.").lower(), *parts[place + 1 :]])
+    return " ".join([*parts[:place], parts[place].rstrip(",:;."), parts[place].lower(), *parts[place + 1 :]])
 
 
 def _miss_the_question(question: Question, good: str, source: random.Random) -> str:

@@ -1,0 +1,202 @@
+"""The constitutional decoder and its loop: with small random weights, with a scripted model, and as shipped."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from scipy.stats import binomtest
+from torch import nn
+
+from hybrid_core.errors import InvalidInput
+from hybrid_core.models.checkpoints import read_facts
+from hybrid_core.models.claude import NOT_ANTHROPIC, SHAPES, ClaudeEntry, ConstitutionalDecoder, decode
+from hybrid_core.models.constitution import RULES
+from hybrid_core.models.decoder import Decoder
+from hybrid_core.models.language import DecoderShape
+from hybrid_core.models.revision import Reply, Written, critique_and_revise, paired_p, sample, violation_rates
+from hybrid_core.models.tasks.constitutional import ConstitutionalTask
+
+SMALLEST = DecoderShape(dim=24, layers=2, heads=4, kv_heads=2, head_dim=6, hidden=40, max_length=64)
+QUESTION = "How do I clean my lamp?"
+GOOD, BAD = "Wipe the lamp with a cloth.", "Only a fool would ask about a lamp."
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = ConstitutionalDecoder(SMALLEST).eval().requires_grad_(False)
+    for parameter in model.parameters():  # larger weights than at the start of a training, so that mistakes show
+        if parameter.ndim == 2:
+            parameter.normal_(std=0.3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return ClaudeEntry().build("tiny", 0)
+
+
+def tokens_of(*shape: int) -> torch.Tensor:
+    return torch.randint(256, shape, generator=torch.Generator().manual_seed(1))
+
+
+class Scripted(nn.Module):
+    """Writes `first` after "A:" and `revised` after "R:", and thinks of each text what `opinions` says."""
+
+    def __init__(self, first: str, revised: str, opinions: dict[str, float]) -> None:
+        super().__init__()
+        self.first, self.revised, self.opinions = first, revised, opinions
+        self.anything = nn.Parameter(torch.zeros(1))
+        self.shapes: list[tuple[int, ...]] = []
+
+    def cache_factory(self, batch: int, max_length: int) -> list[str]:
+        return [""] * batch
+
+    def forward(self, tokens, cache):
+        self.shapes.append(tuple(tokens.shape))
+        logits, critique = torch.zeros(*tokens.shape, 256), torch.zeros(*tokens.shape, 2)
+        for row, new in enumerate(tokens.tolist()):
+            cache[row] += bytes(new).decode()
+            marker = "R:" if "\nR:" in cache[row] else "A:"
+            script = f" {self.revised if marker == 'R:' else self.first}\n"
+            written = cache[row].rpartition(marker)[2]
+            logits[row, -1, ord((script + "\n" * 99)[len(written)])] = 1000.0
+            critique[row, -1] = self.opinions.get(written.strip(), 0.0) ** 0.5
+        return logits, critique
+
+
+def test_logits_are_those_of_the_plain_decoder_and_critique_is_a_probability(model):
+    logits, critique = model(tokens_of(2, 20))
+    assert torch.equal(logits, Decoder.forward(model, tokens_of(2, 20)))
+    assert critique.shape == (2, 20, 2) and bool(((critique > 0) & (critique < 1)).all())
+
+
+@pytest.mark.parametrize("cuts", [(40,), (1,) * 40, (17, 1, 1, 21)])
+def test_reading_in_pieces_with_a_cache_equals_one_pass(model, cuts):
+    tokens, cache = tokens_of(3, 40), model.cache_factory(3, 40)
+    pieces = [model(part, cache=cache) for part in tokens.split(cuts, dim=1)]
+    for joined, whole in zip(zip(*pieces, strict=True), model(tokens), strict=True):
+        torch.testing.assert_close(torch.cat(joined, dim=1), whole, atol=2e-5, rtol=1e-5)
+
+
+def test_left_padding_changes_neither_logits_nor_critique(model):
+    tokens = tokens_of(1, 12)
+    padded = torch.cat((torch.zeros(1, 5, dtype=torch.int64), tokens), dim=1)
+    shifted = ConstitutionalDecoder.forward(model, padded, None, torch.tensor([5]))
+    for wide, plain in zip(shifted, model(tokens), strict=True):
+        torch.testing.assert_close(wide[:, 5:], plain, atol=2e-5, rtol=1e-5)
+
+
+def test_teacher_forced_decode_equals_the_end_of_one_pass(model):
+    tokens = tokens_of(2, 30)
+    for step, whole in zip(decode(model, tokens[:, :22], tokens[:, 22:]), model(tokens), strict=True):
+        torch.testing.assert_close(step, whole[:, 22:], atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", SHAPES)
+def test_parameter_count_equals_the_closed_form(size):
+    built = ClaudeEntry().skeleton(size)
+    assert sum(p.numel() for p in built.parameters()) == ClaudeEntry().parameters(size)
+
+
+@pytest.mark.parametrize("size", SHAPES)
+def test_every_card_says_that_this_is_not_anthropics_architecture(size):
+    entry = ClaudeEntry()
+    facts = entry.facts(size)
+    assert NOT_ANTHROPIC in entry.description and "not Anthropic's" in entry.title
+    assert NOT_ANTHROPIC in facts["architecture"] and any(NOT_ANTHROPIC in line for line in facts["limits"])
+    assert facts["published_parameters"] is None
+    assert [rule["id"] for rule in facts["constitution"]] == [rule.id for rule in RULES]
+
+
+def test_a_rejected_answer_is_replaced_by_a_better_liked_revision():
+    replies = critique_and_revise(Scripted(BAD, GOOD, {BAD: 0.1, GOOD: 0.99}), [QUESTION] * 2)
+    assert [(r.first.text, r.final.text) for r in replies] == [(BAD, GOOD)] * 2
+    assert replies[0].final.approval == pytest.approx(0.99)
+
+
+def test_an_accepted_answer_is_never_revised():
+    scripted = Scripted(BAD, GOOD, {BAD: 0.96, GOOD: 1.0})
+    replies = critique_and_revise(scripted, [QUESTION])
+    assert replies[0].final.text == BAD
+    assert sum(width > 1 for _, width in scripted.shapes) == 1
+
+
+def test_a_revision_that_is_liked_less_is_not_kept():
+    replies = critique_and_revise(Scripted(BAD, GOOD, {BAD: 0.5, GOOD: 0.4}), [QUESTION])
+    assert replies[0].final.text == BAD
+
+
+def test_the_rules_take_no_part_in_the_choice():
+    """A model that likes insults keeps them: what is reported as lowered is not lowered by the judge."""
+    replies = critique_and_revise(Scripted(GOOD, BAD, {GOOD: 0.1, BAD: 0.9}), [QUESTION])
+    assert replies[0].final.text == BAD
+
+
+def test_rounds_repeat_while_something_is_rejected_and_all_calls_have_the_full_batch():
+    scripted = Scripted(BAD, GOOD, {BAD: 0.1, GOOD: 0.2})
+    critique_and_revise(scripted, [QUESTION] * 3, rounds=4)
+    assert sum(width > 1 for _, width in scripted.shapes) == 5
+    assert {batch for batch, _ in scripted.shapes} == {3}
+    assert len({width for _, width in scripted.shapes}) == 3
+
+
+def test_no_questions_are_refused():
+    with pytest.raises(InvalidInput, match="at least 1"):
+        critique_and_revise(Scripted(BAD, GOOD, {}), [])
+
+
+def test_sampling_follows_the_softmax_at_the_temperature():
+    logits = torch.tensor([0.0, 1.0, 2.0])
+    drawn = sample(logits.expand(40_000, 3), torch.Generator().manual_seed(0), 0.5)
+    shares = torch.bincount(drawn, minlength=3) / len(drawn)
+    torch.testing.assert_close(shares, torch.softmax(logits / 0.5, -1), atol=0.01, rtol=0.0)
+
+
+def test_rates_count_what_the_rules_say():
+    pairs = [(BAD, GOOD)] * 6 + [(GOOD, GOOD)] * 3 + [(GOOD, BAD)]
+    rates = violation_rates([Reply(QUESTION, Written(a, 0.0), Written(b, 0.0)) for a, b in pairs])
+    assert rates["violation_rate"] == 0.6 and rates["violation_rate_revised"] == 0.1
+    expected = binomtest(1, 10).proportion_ci(method="wilson")
+    assert rates["violation_rate_revised_low"] == pytest.approx(expected.low, rel=1e-6)
+    assert rates["violation_rate_revised_high"] == pytest.approx(expected.high, rel=1e-6)
+    assert rates["violation_p"] == pytest.approx(binomtest(1, 7).pvalue)
+
+
+@pytest.mark.parametrize(("mended", "spoilt"), [(0, 0), (1, 0), (5, 5), (30, 2), (3, 17)])
+def test_the_paired_test_equals_scipys_exact_binomial_test(mended, spoilt):
+    expected = binomtest(mended, mended + spoilt).pvalue if mended + spoilt else 1.0
+    assert paired_p(mended, spoilt) == pytest.approx(expected)
+
+
+def test_shipped_revision_lowers_the_violations_that_the_rules_count(trained):
+    rates = ConstitutionalTask(questions=40).rates(trained)
+    assert rates["violation_rate"] > 0.2
+    assert rates["violation_rate_revised"] < 0.5 * rates["violation_rate"]
+    assert rates["violation_p"] < 0.01
+    for value in ("harmless", "helpful"):
+        assert rates[f"{value}_critique_accuracy"] > rates[f"{value}_critique_trivial"] + 0.05
+
+
+def test_shipped_answers_are_the_same_for_the_same_seed(trained):
+    questions = ConstitutionalTask(questions=4).asked()
+    runs = [critique_and_revise(trained, questions, seed) for seed in (1, 1, 2)]
+    assert [r.first.text for r in runs[0]] == [r.first.text for r in runs[1]] != [r.first.text for r in runs[2]]
+
+
+def test_shipped_critique_falls_where_an_answer_turns_bad(trained):
+    """The harmless head reads along: it must fall at the insult, not before the answer has said anything."""
+    texts = [f"Q: {QUESTION}\nA: {answer}\n" for answer in (GOOD, "Wipe the lamp, you fool.", "You idiot. " + GOOD)]
+    harmless = [float(trained(torch.tensor([list(text.encode())]))[1][0, -1, 0]) for text in texts]
+    assert harmless[0] > 0.5 > max(harmless[1:])
+
+
+def test_the_stored_facts_show_violations_before_and_after_with_separate_intervals():
+    facts = read_facts(ClaudeEntry().trained_weights())
+    for rates in (facts["quality"]["rates"], facts["revision_study"]):
+        assert rates["violation_rate_revised_high"] < rates["violation_rate_low"]
+        for name in ("violation_rate", "violation_rate_revised"):
+            assert all(a <= b for a, b in pairwise((rates[f"{name}_low"], rates[name], rates[f"{name}_high"])))
+    assert facts["revision_study"]["violation_samples"] >= 500

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from hybrid_core.models.base import Task
 from hybrid_core.models.blocks import EagerAttention
-from hybrid_core.models.diffusion import add_noise, empty_prompts, sample
+from hybrid_core.models.diffusion import add_noise, empty_prompts
 from hybrid_core.models.ia_generative import SHAPES, GenerativeEntry, TextToImage
 from hybrid_core.models.prompts import NONSENSE_SHARE, encode, random_prompts
 from hybrid_core.models.tasks.digits import DIGIT_LEVELS, HELD_OUT_DIGITS_SHA256
@@ -27,7 +27,7 @@ from hybrid_core.models.training.base import Say, Training, TrainingOptions, mak
 from hybrid_core.models.training.convnet import split_digits
 
 DEFAULT_MINUTES = 18.0
-BATCH = 128
+BATCH = 64
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.01
 EMPTY_SHARE = 1 / 8
@@ -72,8 +72,7 @@ def train(options: TrainingOptions, say: Say = tqdm.write) -> dict[str, Any]:
     mean = TextToImage(SHAPES["tiny"]).requires_grad_(False)
     live = copy.deepcopy(mean).requires_grad_(True)
     replace_attention(live)
-    matrices = [p for p in live.parameters() if p.ndim == 2]
-    optimizers = make_optimizers(matrices, [p for p in live.parameters() if p.ndim != 2], LEARNING_RATE, WEIGHT_DECAY, muon=False)  # fmt: skip
+    optimizers = make_optimizers([], live.parameters(), LEARNING_RATE, WEIGHT_DECAY, muon=False)
     run = AveragedTraining(nn.ModuleDict({"live": live, "mean": mean}), optimizers, LEARNING_RATE, options.seed)
     forward: Any = torch.compile(live, dynamic=False) if options.compiled else live
     images, labels = training_images()

@@ -1,8 +1,8 @@
-"""A small residual network for images, written so that folding and in-place reuse have something to do.
+"""Residual networks for images, written so that folding and in-place reuse have something to do.
 
 Convolution, batch normalisation and ReLU are separate modules (ReLU not in place), as people write them. `tiny` reads
-handwritten digits and is trained; `small` is wider, reads 64x64 images, has random weights and is for speed and memory
-only. Architecture: residual blocks of He et al. 2015 with identity or 1x1 shortcuts.
+handwritten digits and is trained; `small` is wider, has random weights and is for speed and memory only; `full` is
+ResNet-18. Source: He et al. 2015, "Deep residual learning", with identity or 1x1 shortcuts.
 """
 
 from __future__ import annotations
@@ -12,29 +12,39 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from hybrid_core.models.base import Task, check_size, freeze
-from hybrid_core.models.checkpoints import CHECKPOINTS, load_weights, read_facts
-from hybrid_core.models.tasks.digits import DigitsTask, held_out_digits
+from hybrid_core.models.base import RegistryEntry, Task, check_size
+from hybrid_core.models.checkpoints import CHECKPOINTS
+from hybrid_core.models.images import cloudy_images, picked_digits
+from hybrid_core.models.tasks.digits import DigitsTask
 from hybrid_core.records import Workload
 
-CHECKPOINT = CHECKPOINTS / "convnet-tiny.safetensors"
+SETTLING_IMAGES = 8
 
 
 @dataclass(frozen=True)
 class ConvNetShape:
-    """The dimensions of one size: one residual block per entry of `widths`; a stride of 2 halves the image."""
+    """The dimensions of one size: one residual block per entry of `widths`; a stride of 2 halves the image.
+
+    The stem is a 3x3 convolution or, for large images, one of 7x7 and a max pool that quarter the image together.
+    """
 
     image: int
     widths: tuple[int, ...]
     strides: tuple[int, ...]
     classes: int = 10
+    channels: int = 1
+    large_stem: bool = False
 
     @property
     def parameters(self) -> int:
-        """The count in closed form: 9ab per 3x3 convolution, ab per shortcut, 2b per normalisation."""
-        total, before = 9 * self.widths[0] + 2 * self.widths[0], self.widths[0]
+        """The count in closed form: 9ab per 3x3 convolution, ab per shortcut, 2b per normalisation.
+
+        >>> SHAPES["full"].parameters
+        11689512
+        """
+        before = self.widths[0]
+        total = self.channels * (49 if self.large_stem else 9) * before + 2 * before
         for width, stride in zip(self.widths, self.strides, strict=True):
             total += 9 * before * width + 9 * width * width + 4 * width
             total += before * width + 2 * width if (before != width or stride != 1) else 0
@@ -44,7 +54,22 @@ class ConvNetShape:
 
 SHAPES = {
     "tiny": ConvNetShape(image=8, widths=(32, 32, 64, 64), strides=(1, 1, 2, 1)),
-    "small": ConvNetShape(image=64, widths=(48, 48, 96, 96, 192, 192), strides=(1, 1, 2, 1, 2, 1)),
+    # ResNet-18 twice as wide, with the stem that He et al. use for 32x32 images.
+    "small": ConvNetShape(
+        image=32,
+        widths=(128, 128, 256, 256, 512, 512, 1024, 1024),
+        strides=(1, 1, 2, 1, 2, 1, 2, 1),
+        classes=1000,
+        channels=3,
+    ),
+    "full": ConvNetShape(
+        image=224,
+        widths=(64, 64, 128, 128, 256, 256, 512, 512),
+        strides=(1, 1, 2, 1, 2, 1, 2, 1),
+        classes=1000,
+        channels=3,
+        large_stem=True,
+    ),
 }
 
 
@@ -72,15 +97,17 @@ class ResidualBlock(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Grey images in, class logits out."""
+    """Images in, class logits out."""
 
     def __init__(self, shape: ConvNetShape) -> None:
         super().__init__()
         self.shape = shape
-        first = shape.widths[0]
-        self.stem = nn.Conv2d(1, first, 3, padding=1, bias=False)
+        first, side = shape.widths[0], 7 if shape.large_stem else 3
+        stride = 2 if shape.large_stem else 1
+        self.stem = nn.Conv2d(shape.channels, first, side, stride, padding=side // 2, bias=False)
         self.stem_norm = nn.BatchNorm2d(first)
         self.stem_relu = nn.ReLU()
+        self.stem_pool: nn.Module = nn.MaxPool2d(3, 2, padding=1) if shape.large_stem else nn.Identity()
         inputs = (first, *shape.widths[:-1])
         self.blocks = nn.Sequential(
             *(ResidualBlock(*dims) for dims in zip(inputs, shape.widths, shape.strides, strict=True))
@@ -89,80 +116,74 @@ class ConvNet(nn.Module):
         self.head = nn.Linear(shape.widths[-1], shape.classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(batch, 1, image, image) with values in [0, 1] to (batch, classes)."""
-        x = self.stem_relu(self.stem_norm(self.stem(images)))
+        """(batch, channels, image, image) with values in [0, 1] to (batch, classes)."""
+        x = self.stem_pool(self.stem_relu(self.stem_norm(self.stem(images))))
         logits: Tensor = self.head(torch.flatten(self.pool(self.blocks(x)), 1))
         return logits
 
 
-class ConvNetEntry:
+class ConvNetEntry(RegistryEntry):
     """The registry's entry."""
 
     name = "convnet"
     family = "convolutional"
-    title = "Residual digits network"
+    title = "Residual network"
     description = (
         "Residual blocks of convolution, batch normalisation and ReLU. The tiny size reads handwritten digits and is "
-        "trained; the small one reads 64x64 images and has random weights."
+        "trained; full is ResNet-18."
     )
-    sizes: tuple[str, ...] = ("tiny", "small")
+    architecture = (
+        "A convolutional stem, residual blocks of two 3x3 convolutions with batch normalisation and ReLU, identity or "
+        "1x1 shortcuts, global average pooling, a linear classifier."
+    )
+    sources = ("He et al. 2015, Deep Residual Learning for Image Recognition, arXiv 1512.03385",)
+    checkpoint = CHECKPOINTS / "convnet-tiny.safetensors"
+    published_parameters = 11_689_512
+
+    def make(self, size: str) -> nn.Module:
+        """The network of this size; an untrained one knows how large its activations are."""
+        model = ConvNet(SHAPES[size])
+        if not self.is_trained(size):
+            settle_statistics(model)
+        return model
+
+    def parameters(self, size: str) -> int:
+        """Closed form."""
+        check_size(self.name, self.sizes, size)
+        return SHAPES[size].parameters
 
     def workloads(self, size: str) -> tuple[Workload, ...]:
         """A batch of images, and one image alone."""
         check_size(self.name, self.sizes, size)
-        batch = 32 if size == "tiny" else 8
+        batch = {"tiny": 128, "small": 2, "full": 4}[size]
         return (Workload("forward", "forward", batch=batch), Workload("forward_single", "forward", batch=1))
 
-    def build(self, size: str, seed: int) -> nn.Module:
-        """`tiny`: the checkpoint, whatever the seed. `small`: random weights from the seed."""
-        check_size(self.name, self.sizes, size)
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(seed)
-            model = ConvNet(SHAPES[size])
-        if size == "tiny":
-            load_weights(model, CHECKPOINT)
-        else:
-            settle_statistics(model, seed)
-        return freeze(model)
-
     def make_inputs(self, size: str, workload: Workload, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Images (batch, 1, image, image) in [0, 1]: held-out digits for `tiny`, clouds for `small`."""
+        """Images (batch, channels, image, image) in [0, 1]: held-out digits for `tiny`, else clouds."""
         check_size(self.name, self.sizes, size)
+        if size == "tiny":
+            return (picked_digits(workload.batch, generator),)
+        return (cloudy_images(workload.batch, SHAPES[size].channels, SHAPES[size].image, generator),)
+
+    def trained_task(self) -> Task | None:
+        """Digit accuracy."""
+        return DigitsTask()
+
+    def card(self, size: str) -> dict[str, Any]:
+        """What goes in: channels, height, width."""
+        return {"image": [SHAPES[size].channels, SHAPES[size].image, SHAPES[size].image]}
+
+    def limits(self, size: str) -> list[str]:
+        """What the weights of this size know."""
+        if size == "tiny":
+            return ["digits are easy: int8 changes no or one image of 608, so watch the agreement as well"]
         if size == "small":
-            return (cloudy_images(workload.batch, SHAPES[size].image, generator),)
-        images, labels = held_out_digits()
-        return (images[torch.randint(len(labels), (workload.batch,), generator=generator)],)
-
-    def call(self, model: nn.Module, workload: Workload, inputs: tuple[Tensor, ...]) -> Tensor:
-        """Class logits (batch, 10)."""
-        logits: Tensor = model(*inputs)
-        return logits
-
-    def task(self, size: str) -> Task | None:
-        """Digit accuracy for the trained size."""
-        check_size(self.name, self.sizes, size)
-        return DigitsTask() if size == "tiny" else None
-
-    def facts(self, size: str) -> dict[str, Any]:
-        """See `ModelEntry.facts`."""
-        check_size(self.name, self.sizes, size)
-        common = {"parameters": SHAPES[size].parameters, "image": [1, SHAPES[size].image, SHAPES[size].image]}
-        if size == "small":
-            limits = ["random weights: for speed and memory only, its outputs mean nothing"]
-            return {**common, "trained": False, "quality": None, "limits": limits}
-        facts = read_facts(CHECKPOINT)
-        limits = ["digits are easy: int8 changes no or one image of 608, so watch the agreement as well"]
-        return {**common, "trained": True, "quality": facts["quality"], "training": facts, "limits": limits}
+            return ["random weights: for speed and memory only, its outputs mean nothing"]
+        return ["the published weights are not shipped: random weights, for speed and memory only"]
 
 
-def cloudy_images(count: int, side: int, generator: torch.Generator) -> Tensor:
-    """(count, 1, side, side) smooth random images; the mean of plain noise would be the same for every image."""
-    coarse = torch.rand(count, 1, 4, 4, generator=generator)
-    return F.interpolate(coarse, size=(side, side), mode="bilinear")
-
-
-def settle_statistics(model: ConvNet, seed: int) -> None:
-    """Give the batch normalisations of an untrained model the statistics of eight random images.
+def settle_statistics(model: ConvNet) -> None:
+    """Give the batch normalisations of an untrained model the statistics of images from the global generator.
 
     Fresh ones hold mean 0 and variance 1, so activations that grow from block to block would not be normalised at all.
     """
@@ -171,7 +192,7 @@ def settle_statistics(model: ConvNet, seed: int) -> None:
         norm.momentum = 1.0
     model.train()
     with torch.no_grad():
-        model(cloudy_images(8, model.shape.image, torch.Generator().manual_seed(seed)))
+        model(cloudy_images(SETTLING_IMAGES, model.shape.channels, model.shape.image))
     model.eval()
     for norm in norms:
         norm.momentum = 0.1

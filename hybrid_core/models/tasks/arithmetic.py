@@ -1,12 +1,13 @@
 """Small sums worked out in writing, byte by byte; right is who ends with the right number.
 
-A problem "47+85=" is continued column by column from the right, as on paper, each column with its carry or borrow, and
-then the answer: "7+5+0=2c1;4+8+1=3c1;=132". Problems are drawn from hashes, so there is no data file; those whose own
-hash falls into the held-out sixteenth are never trained on.
+A problem "  47+  85=" is continued column by column from the right, as on paper, each column with its carry or borrow,
+and then the answer: "7+5+0=2c1;4+8+1=3c1;=132". Numbers are right-aligned, so that columns stand at fixed places.
+Problems are drawn from hashes, so there is no data file; those whose own hash falls into the held-out sixteenth are
+never trained on.
 
-The text is the model's greedy one. It is found without a cache by fixed-point iteration (Song et al. 2021, "Accelerating
-feedforward computation via parallel nonlinear equation solving"): all next bytes are asked for at once, written down, and
-asked again until nothing changes; at least one more byte is final after each pass. The first guess is the worked
+The text is the model's greedy one, found without a cache by fixed-point iteration (Song et al. 2021, "Accelerating
+feedforward computation via parallel nonlinear equation solving"): all next bytes are asked for at once, written down,
+and asked again until nothing changes; at least one more byte is final after each pass. The first guess is the worked
 solution, so a model that knows it needs one or two passes of one shape, and a wrong guess costs passes, never points.
 """
 
@@ -34,26 +35,26 @@ def draw_problem(key: str) -> str:
     """The problem that a key stands for: two of five sums add, two subtract, one multiplies by a single digit.
 
     >>> draw_problem("held out 0")
-    '6565-850='
+    '6565- 850='
     """
     digits = int.from_bytes(hashlib.sha256(key.encode()).digest(), "big")
     digits, kind = divmod(digits, 5)
     digits, first = _draw_number(digits, 3 if kind == 4 else 4)
     digits, second = _draw_number(digits, 4)
     if kind == 4:
-        return f"{first}*{2 + second % 8}="
+        return f"{first:>4}*{2 + second % 8:>4}="
     larger, smaller = max(first, second), min(first, second)
-    return f"{first}+{second}=" if kind < 2 else f"{larger}-{smaller}="
+    return f"{first:>4}+{second:>4}=" if kind < 2 else f"{larger:>4}-{smaller:>4}="
 
 
 def work_out(problem: str) -> str:
     r"""The written solution of a problem, to the end of the line.
 
-    >>> work_out("47+85=")
+    >>> work_out("  47+  85=")
     '7+5+0=2c1;4+8+1=3c1;=132\n'
-    >>> work_out("103-8=")
+    >>> work_out(" 103-   8=")
     '3-8-0=5b1;0-0-1=9b1;1-0-1=0b0;=95\n'
-    >>> work_out("47*8=")
+    >>> work_out("  47*   8=")
     '7*8+0=6c5;4*8+5=7c3;=376\n'
     """
     first, sign, second = read_problem(problem)
@@ -75,7 +76,7 @@ def right_answer(problem: str) -> int:
 
 
 def read_problem(problem: str) -> tuple[int, str, int]:
-    """The two numbers of "47+85=" and the sign between them."""
+    """The two numbers of "  47+  85=" and the sign between them."""
     sign = next(letter for letter in problem if letter in OPERATIONS)
     first, _, second = problem.removesuffix("=").partition(sign)
     return int(first), sign, int(second)
@@ -130,7 +131,7 @@ class ArithmeticTask:
         drafts = [text + work_out(text) for text in read_rows(problems)]
         given, text = problems != 0, to_rows(drafts).to(problems.device)
         for _ in range(TEXT_BYTES):
-            logits = model(text)
+            logits: Tensor = model(text)
             if not _is_readable(logits, text):
                 return logits
             written = torch.cat((text[:, :1], logits[:, :-1].argmax(-1)), dim=1)

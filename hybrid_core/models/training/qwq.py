@@ -46,7 +46,8 @@ def solution_loss(forward: Forward, rows: Tensor, counted: Tensor) -> Tensor:
 
 def sample_sums(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Worked sums (count, bytes) that are not held out, and which of their bytes are part of the solution."""
-    texts, problem_bytes = [], []
+    texts: list[str] = []
+    problem_bytes: list[int] = []
     while len(texts) < count:
         key = int(torch.randint(2**62, (1,), generator=generator))
         problem = draw_problem(f"training {key}")

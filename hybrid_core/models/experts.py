@@ -77,12 +77,13 @@ def choose(scores: Tensor, routing: Routing) -> Tensor:
 
     A group counts as the sum of its two best scores; scores (tokens, experts) include the selection bias.
     """
-    grouped = scores.unflatten(1, (routing.groups, -1))
+    grouped = scores.view(len(scores), routing.groups, -1)
     of_group = grouped.topk(BEST_OF_GROUP, dim=-1).values.sum(-1)
     reached = of_group.topk(routing.groups_per_token, dim=-1).indices
     out_of_reach = torch.ones_like(of_group, dtype=torch.bool).scatter(1, reached, False)
     allowed = grouped.masked_fill(out_of_reach[..., None], float("-inf")).flatten(1)
-    return allowed.topk(routing.experts_per_token, dim=-1).indices
+    chosen: Tensor = allowed.topk(routing.experts_per_token, dim=-1).indices
+    return chosen
 
 
 class MixtureOfExperts(nn.Module):
@@ -104,7 +105,7 @@ class MixtureOfExperts(nn.Module):
     def dispatch(self, tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """The weighted sum of each token's experts, (tokens, dim)."""
         mixed = torch.zeros_like(tokens)
-        for number in chosen.unique().tolist():
+        for number in torch.unique(chosen).tolist():
             row, place = torch.where(chosen == number)
             answer = self.experts[number](tokens[row]) * weights[row, place, None]
             mixed.index_add_(0, row, answer.to(mixed.dtype))

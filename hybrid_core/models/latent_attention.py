@@ -70,7 +70,7 @@ class LatentAttention(nn.Module):
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, layer: int = 0, cache: Cache | None = None
     ) -> Tensor:
         """Hidden states (batch, tokens, dim) to the same; cos, sin (tokens, rope / 2) are these positions' rows."""
-        latent, rope_key = self.compress(x)[:, None].split((self.widths.latent, self.widths.rope), dim=-1)
+        latent, rope_key = torch.split(self.compress(x)[:, None], [self.widths.latent, self.widths.rope], dim=-1)
         latent, rope_key = self.latent_norm(latent), rotate_neighbours(rope_key, cos, sin)
         if cache is not None:
             latent, rope_key = cache.append(layer, latent, rope_key)
@@ -80,14 +80,15 @@ class LatentAttention(nn.Module):
         return merged
 
     def _queries(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        plain, rope = self._heads(self.query(x)).split((self.widths.plain, self.widths.rope), dim=-1)
+        plain, rope = torch.split(self._heads(self.query(x)), [self.widths.plain, self.widths.rope], dim=-1)
         q = torch.cat((plain, rotate_neighbours(rope, cos, sin)), dim=-1)
         # Here and not in the core, which divides by the root of the width and nothing else, as every core does.
         return q if self.score_scale == 1.0 else q * self.score_scale
 
     def _keys_and_values(self, latent: Tensor, rope_key: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (batch, 1, all, latent) and shared keys (batch, 1, all, rope) to keys and values of every head."""
-        plain, v = self._heads(self.expand(latent[:, 0])).split((self.widths.plain, self.widths.value), dim=-1)
+        expanded = self._heads(self.expand(latent[:, 0]))
+        plain, v = torch.split(expanded, [self.widths.plain, self.widths.value], dim=-1)
         return torch.cat((plain, rope_key.expand(-1, self.widths.heads, -1, -1)), dim=-1), v
 
     def _heads(self, x: Tensor) -> Tensor:

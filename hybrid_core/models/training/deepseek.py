@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,8 +28,7 @@ from hybrid_core.models.training.language import LEARNING_RATE, next_byte_loss, 
 DEFAULT_MINUTES = 35.0
 BIAS_STEP = 0.002
 BIAS_RESTS_AFTER_SHARE = 0.9
-
-Dispatch = Callable[[Tensor, Tensor, Tensor], Tensor]
+LOAD_ROWS = 64
 
 
 def train(options: TrainingOptions, say: Say = tqdm.write) -> dict[str, Any]:
@@ -47,19 +45,16 @@ def train(options: TrainingOptions, say: Say = tqdm.write) -> dict[str, Any]:
         load.balance(BIAS_STEP if share < BIAS_RESTS_AFTER_SHARE else 0.0)
         return next_byte_loss(forward, text, share, training.generator)
 
-    facts = {
+    facts: dict[str, Any] = {
         "training_data": f"standard library of Python {platform.python_version()}, held-out modules left out",
         "held_out_sha256": HELD_OUT_TEXT_SHA256,
     }
-    return training.run(
-        options,
-        loss_of,
-        publish=lambda: training.publish(
-            options, lambda: DeepSeek(SHAPES["tiny"]), NextByteTask(), {**facts, "expert_load": load.shares()}, say
-        ),
-        say=say,
-        describe_loss=lambda nats: f"{nats / math.log(2):.3f} bits per byte",
-    )
+
+    def publish() -> dict[str, Any]:
+        loaded = {**facts, "expert_load": load.held_out_shares()}
+        return training.publish(options, lambda: DeepSeek(SHAPES["tiny"]), NextByteTask(), loaded, say)
+
+    return training.run(options, loss_of, publish, say, lambda nats: f"{nats / math.log(2):.3f} bits per byte")
 
 
 class PaddedCausalAttention(nn.Module):
@@ -76,27 +71,38 @@ class ExpertLoad:
     """Counts the tokens that each expert of a model gets, and evens them out."""
 
     def __init__(self, model: nn.Module) -> None:
+        self.model = model
         self.mixtures = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
         self.counts = [torch.zeros(len(mixture.experts)) for mixture in self.mixtures]
-        for index, mixture in enumerate(self.mixtures):
-            # Which rows go where cannot be compiled, so a compiled model calls this as it is.
-            mixture.dispatch = torch.compiler.disable(self._counted(index, mixture.dispatch))  # type: ignore[method-assign]
+        for mixture, count in zip(self.mixtures, self.counts, strict=True):
+            count_into(count, mixture)
 
     @torch.no_grad()
     def balance(self, step: float) -> None:
         """Move each selection bias by `step` towards an even load, judged by what was counted since the last call."""
-        for index, mixture in enumerate(self.mixtures):
-            counted = self.counts[index]
-            mixture.router.selection_bias += step * torch.sign(counted.mean() - counted)
-            self.counts[index] = torch.zeros_like(counted)
+        for mixture, count in zip(self.mixtures, self.counts, strict=True):
+            mixture.router.selection_bias.add_(torch.sign(count.mean() - count), alpha=step)
+            count.zero_()
 
-    def shares(self) -> list[list[float]]:
-        """The part of the counted tokens that each expert got, one list per layer with experts."""
-        return [[round(share, 4) for share in (count / count.sum()).tolist()] for count in self.counts]
+    @torch.no_grad()
+    def held_out_shares(self) -> list[list[float]]:
+        """The part of held-out bytes that each expert gets, one list per layer with experts."""
+        self.balance(0.0)
+        for inputs, _ in NextByteTask().batches(LOAD_ROWS):
+            self.model(*inputs)
+        shares = [[round(share, 4) for share in (count / count.sum()).tolist()] for count in self.counts]
+        self.balance(0.0)
+        return shares
 
-    def _counted(self, index: int, dispatch: Dispatch) -> Dispatch:
-        def counting(tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-            self.counts[index] += torch.bincount(chosen.flatten(), minlength=len(self.counts[index]))
-            return dispatch(tokens, weights, chosen)
 
-        return counting
+def count_into(count: Tensor, mixture: Any) -> None:
+    """Make a mixture add the tokens of each of its experts to `count`."""
+    dispatch = mixture.dispatch
+
+    def counted(tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        count.add_(torch.bincount(chosen.flatten(), minlength=len(count)))
+        mixed: Tensor = dispatch(tokens, weights, chosen)
+        return mixed
+
+    # Which rows go where cannot be compiled, so a compiled model calls this as it is.
+    mixture.dispatch = torch.compiler.disable(counted)  # type: ignore[no-untyped-call]

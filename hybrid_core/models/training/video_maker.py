@@ -1,8 +1,8 @@
 """Films a script: draws frames, synthesises sound, writes subtitles and a viewer curve, encodes a real video file.
 
 H.264 pictures of 64x48 at 8 per second, 8 kHz Opus speech and sound, SubRip subtitles and a JSON tag with the curve, in
-a Matroska file of about 15 kB for 12 seconds. Everything follows from the script's seed, but encoders of another version
-may write other bytes, so the held-out files themselves are shipped.
+a Matroska file of about 15 kB for 12 seconds. Everything follows from the script's seed, but encoders of another
+version may write other bytes, so the held-out files themselves are shipped.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ SHAPE = 9  # side of the moving shape in pixels
 VIDEO_OPTIONS = {"crf": "31", "preset": "veryfast", "x264-params": "keyint=96:rc-lookahead=8"}
 AUDIO_OPTIONS = {"frame_duration": "60", "compression_level": "1"}
 AUDIO_BITS_PER_S = 6000
+BIT_EXACT = {"fflags": "+bitexact"}  # no random identifiers: the same script, the same bytes
 
 Floats = NDArray[np.float32]
 
@@ -39,8 +40,7 @@ def film(script: Script) -> bytes:
 def encode(frames: NDArray[np.uint8], sound: Floats, curve: list[float], cues: list[tuple[float, float, str]]) -> bytes:
     """Frames (n, HEIGHT, WIDTH, 3), samples in [-1, 1], curve in [0, 1] and (start_s, end_s, text) as one file."""
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="matroska") as file:
-        file.flags |= int(av.container.Flags.bitexact)  # no random identifiers: the same script, the same bytes
+    with av.open(buffer, "w", format="matroska", container_options=BIT_EXACT) as file:
         file.metadata["engagement"] = json.dumps({"step_s": CURVE_STEP_S, "values": [round(v, 3) for v in curve]})
         video = file.add_stream("libx264", rate=RATE, options=VIDEO_OPTIONS)
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
@@ -66,33 +66,36 @@ def encode(frames: NDArray[np.uint8], sound: Floats, curve: list[float], cues: l
 
 
 def _draw(script: Script, random: Generator) -> NDArray[np.uint8]:
-    scenes, place, colours = [], random.uniform((0, 0), (WIDTH, HEIGHT)), random.uniform(40, 215, (2, 3))
+    scenes, place, look = [], random.uniform((0, 0), (WIDTH, HEIGHT)), _new_look(random)
     for moment in script.moments:
-        if moment.cut:
-            colours = random.uniform(40, 215, (2, 3))
-        scene, place = _scene(moment, place, colours, random)
+        look = _new_look(random) if moment.cut else look
+        scene, place = _scene(moment, place, look, random)
         scenes.append(scene)
     return np.concatenate(scenes)
 
 
+def _new_look(random: Generator) -> Floats:
+    """What a cut changes: two colours and, in the last row, the direction of the background's waves."""
+    turn = random.uniform(0, 2 * np.pi)
+    return np.array([*random.uniform(40, 215, (2, 3)), (np.sin(turn), np.cos(turn), 0)], dtype=np.float32)
+
+
 def _scene(
-    moment: Moment, place: NDArray[np.float64], colours: NDArray[np.float64], random: Generator
+    moment: Moment, place: NDArray[np.float64], look: Floats, random: Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """One second: a wavy background, scrolled or still, and one shape, slow or fast; returns where the shape ended."""
-    fast = moment.evidence["motion"]
+    fast, decoy = moment.evidence["motion"], moment.decoys["scroll"]
     speed = 2.5 + 4.5 * fast if fast else random.uniform(0, 1.0)  # pixels per frame
-    scroll = 1.5 + 5 * moment.decoys["scroll"] if moment.decoys["scroll"] else random.uniform(0, 0.3)
-    angle, slant = random.uniform(0, 2 * np.pi, 2)
-    steps = np.arange(RATE)
+    scroll = 1.5 + 5 * decoy if decoy else random.uniform(0, 0.3)
+    steps, angle = np.arange(RATE, dtype=np.float32), random.uniform(0, 2 * np.pi)
     rows, columns = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
-    along = rows * np.float32(np.sin(slant)) + columns * np.float32(np.cos(slant))
-    waves = np.sin((along + np.float32(scroll) * steps[:, None, None].astype(np.float32)) * np.float32(2 * np.pi / 21))
-    pictures = colours[0].astype(np.float32) + 30 * waves[..., None]
+    along = rows * look[2, 0] + columns * look[2, 1] + (scroll * steps)[:, None, None].astype(np.float32)
+    pictures = look[0] + 30 * np.sin(along * np.float32(2 * np.pi / 21))[..., None]
     path = place + speed * steps[:, None] * (np.cos(angle), np.sin(angle))
     room = np.array((WIDTH - SHAPE, HEIGHT - SHAPE))
     bounced = np.abs((path + room) % (2 * room) - room)  # reflected at the borders
     for picture, (x, y) in zip(pictures, bounced.astype(int), strict=True):
-        picture[y : y + SHAPE, x : x + SHAPE] = 255 - colours[1] if moment.cut else colours[1]
+        picture[y : y + SHAPE, x : x + SHAPE] = look[1]
     pictures += 2 * random.standard_normal((*pictures.shape[:3], 1), dtype=np.float32)
     return pictures.clip(0, 255).astype(np.uint8), bounced[-1]
 

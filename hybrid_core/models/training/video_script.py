@@ -1,8 +1,8 @@
 """Decides what happens in a generated video before anything is drawn: the record that the label comes from.
 
-Each segment may hold evidence of a highlight in four kinds: something moves fast (motion), a crowd swells (cheer), words
-of surprise are said (words), viewers come back shortly after (replay). The one highlight has three of the four, four
-other segments have two, the rest one or none. So whoever knows a single kind perfectly still has to guess among many,
+Each segment may hold evidence of a highlight in four kinds: something moves fast (motion), a crowd swells (cheer),
+words of surprise are said (words), viewers come back shortly after (replay). The one highlight has three of the four,
+four other segments have two, the rest one or none. So whoever knows one kind perfectly still has to guess among many,
 and decoys look loud or lively without meaning anything: a scrolling picture, a steady tone, calm words with exclamation
 marks, a spike in the curve. `best_with_kinds` counts how far knowledge of some kinds can get.
 """
@@ -24,7 +24,15 @@ WEAKEST = 0.4
 
 EXCITED_STARTS = ("what a", "did you see that", "no way that", "oh my that", "unreal", "listen to that", "wow what a")
 EXCITED_ENDS = ("save", "goal", "finish", "comeback", "shot", "trick", "catch", "jump")
-CALM_STARTS = ("here is the", "we look at the", "what a", "did you see the", "next comes the", "listen to the", "so the")
+CALM_STARTS = (
+    "here is the",
+    "we look at the",
+    "what a",
+    "did you see the",
+    "next comes the",
+    "listen to the",
+    "so the",
+)
 CALM_ENDS = ("map", "plan", "menu", "road", "shop", "list", "table", "shot list")
 
 

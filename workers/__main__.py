@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from hybrid_core.config import OBJECTIVES, RunConfig
 from hybrid_core.errors import HubUnavailable, InvalidInput
 from hybrid_core.records import RunState
-from workers import dashboard, terminal
+from workers import dashboard, model_commands, terminal
 from workers.client import Client, ensure_hub
 from workers.paths import data_paths
 
@@ -67,11 +67,16 @@ def build_parser() -> argparse.ArgumentParser:
     cancel = commands.add_parser("cancel", help="end a run; what it measured is kept")
     cancel.add_argument("run", help="a run's id")
     cancel.set_defaults(act=cancel_run)
-    commands.add_parser("hub", help="start the hub if none runs").set_defaults(act=start_hub)
+    model_commands.add_commands(commands)
+    hub = commands.add_parser("hub", help="start the hub if none runs")
+    hub.set_defaults(act=start_hub)
     commands.add_parser("stop", help="end dashboard, runs and hub").set_defaults(act=stop)
     serve = commands.add_parser("dashboard", help="start hub and dashboard")
     serve.add_argument("--port", type=int, default=8501)
-    serve.set_defaults(act=lambda options: dashboard.serve(options.port, lambda text: print(text, flush=True)))
+    serve.set_defaults(act=serve_dashboard)
+    for starter in (hub, serve):
+        text = "let models be Python code of the packages in allowed_packages.txt of the data folder"
+        starter.add_argument("--allow-code", action="store_true", help=text)
     return parser
 
 
@@ -198,11 +203,19 @@ def cancel_run(options: argparse.Namespace) -> int:
     return 0
 
 
-def start_hub(_: argparse.Namespace) -> int:
+def start_hub(options: argparse.Namespace) -> int:
     """Make sure that a hub runs."""
-    status = ensure_hub().status()
+    status = ensure_hub(allow_code=options.allow_code).status()
     print(f"The hub serves {status['data_folder']}; its log is {status['log']}")
+    if status["allow_code"]:
+        listed = ", ".join(status["allowed_packages"]) or "none"
+        print(f"Models may be Python code of these packages: {listed}")
     return 0
+
+
+def serve_dashboard(options: argparse.Namespace) -> int:
+    """Run hub and dashboard."""
+    return dashboard.serve(options.port, lambda text: print(text, flush=True), allow_code=options.allow_code)
 
 
 def stop(_: argparse.Namespace) -> int:

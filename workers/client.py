@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hybrid_core.errors import HubUnavailable, InvalidInput
+from workers.code_policy import allow_code_in_children
 from workers.paths import PROJECT_ROOT, DataPaths, data_paths
 from workers.protocol import FrameError, encode_frame, read_answer
 
@@ -32,17 +33,25 @@ EXIT_INVALID, EXIT_ALREADY_RUNNING = 2, 3
 HUB_COMMAND = (sys.executable, "-m", "workers.hub")
 
 
-def ensure_hub(paths: DataPaths | None = None, timeout_s: float = START_TIMEOUT_S) -> Client:
+def ensure_hub(
+    paths: DataPaths | None = None, timeout_s: float = START_TIMEOUT_S, *, allow_code: bool = False
+) -> Client:
     """A client of the running hub; starts one where there is none.
 
     Raises:
-        InvalidInput: the data folder cannot be used.
+        InvalidInput: the data folder cannot be used, or `allow_code` is asked of a hub that was started without it.
         HubUnavailable: the hub does not come up; the sentence names its log.
     """
     paths = paths or data_paths()
     client = Client(paths)
+    if allow_code:
+        allow_code_in_children()
     if not client.is_reachable():
         start_hub(paths.prepare(), timeout_s)
+    if allow_code and not client.status()["allow_code"]:
+        raise InvalidInput(
+            "a hub without --allow-code runs already; end it with `python -m workers stop` and start it again"
+        )
     return client
 
 

@@ -28,11 +28,11 @@ HOST = "127.0.0.1"
 START_TIMEOUT_S = 90.0
 
 
-def serve(port: int, say: Callable[[str], None], paths: DataPaths | None = None) -> int:
+def serve(port: int, say: Callable[[str], None], paths: DataPaths | None = None, *, allow_code: bool = False) -> int:
     """Run the dashboard in the foreground until it ends; the exit code of the command.
 
     Raises:
-        InvalidInput: the port or the data folder cannot be used.
+        InvalidInput: the port or the data folder cannot be used, or a hub without `allow_code` runs already.
         HubUnavailable: the hub does not start.
     """
     if not 1024 <= port <= 65535:
@@ -40,11 +40,12 @@ def serve(port: int, say: Callable[[str], None], paths: DataPaths | None = None)
     paths = (paths or data_paths()).prepare()
     running = running_port(paths)
     if running is not None:
+        ensure_hub(paths, allow_code=allow_code)
         say(f"The dashboard is already running: http://{HOST}:{running}")
         return 0
     if is_taken(port):
         raise InvalidInput(f"port {port} is taken by another program; choose another: make run PORT={port + 1}")
-    ensure_hub(paths)
+    ensure_hub(paths, allow_code=allow_code)
     return _run_server(port, paths, say)
 
 

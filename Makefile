@@ -4,7 +4,7 @@ PORT ?= 8501
 BIN := .venv/bin
 export PYTHON
 
-.PHONY: run stop test lint types tests lock clean bench-first-path
+.PHONY: run stop test lint types tests lock clean bench-first-path bench-models bench-every-model
 
 run:
 	@.setup/install.sh
@@ -37,6 +37,17 @@ lock:
 bench-first-path:
 	@.setup/install.sh
 	$(BIN)/python benchmarks/first_path.py $(if $(QUICK),--quick)
+
+# How good every shipped model is on all its held-out data, and what bfloat16 and int8 do to it. QUICK=1: 64 rows of each.
+bench-models:
+	@.setup/install.sh
+	$(BIN)/python benchmarks/model_quality.py $(if $(QUICK),--quick)
+
+# Sends every model of the registry through a whole run, started in a real browser. QUICK=1: 30 s for each.
+bench-every-model:
+	@.setup/install.sh dev
+	@.setup/browser.sh
+	$(BIN)/python benchmarks/every_model.py $(if $(QUICK),--quick)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build

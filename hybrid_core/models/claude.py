@@ -25,7 +25,7 @@ from hybrid_core.records import Workload
 
 NOT_ANTHROPIC = "Anthropic's architecture is not public and this is not it: it is our own decoder"
 SHAPES = {
-    "tiny": DecoderShape(dim=192, layers=4, heads=6, kv_heads=2, head_dim=32, hidden=512, max_length=512),
+    "tiny": DecoderShape(dim=160, layers=4, heads=5, kv_heads=1, head_dim=32, hidden=448, max_length=512),
     "small": DecoderShape(dim=640, layers=9, heads=10, kv_heads=2, head_dim=64, hidden=1792),
     "full": DecoderShape(
         dim=8192,
@@ -87,7 +87,7 @@ class ClaudeEntry(DenseEntry):
         """The decoder and its critique heads: a weight for each dimension and a bias, twice.
 
         >>> ClaudeEntry().parameters("tiny")
-        1673282
+        1189602
         """
         return super().parameters(size) + len(VALUES) * (self.shapes[size].dim + 1)
 
@@ -96,7 +96,7 @@ class ClaudeEntry(DenseEntry):
         if size != "tiny":
             return super().workloads(size)
         return (
-            Workload("prefill", "prefill", batch=2, length=256),
+            Workload("prefill", "prefill", batch=4, length=256),
             Workload("decode", "decode", batch=1, length=192, new_tokens=16),
         )
 

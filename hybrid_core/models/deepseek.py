@@ -53,10 +53,10 @@ class DeepSeekShape:
 
     @property
     def activated_parameters(self) -> int:
-        """Those that work on one token, with embedding and head, selection biases included.
+        """Those that work on one token, with embedding, head and selection biases.
 
         >>> SHAPES["full"].activated_parameters
-        37552312320
+        37552297472
         """
         return self._count(self.routing.activated_parameters(self.dim))
 

@@ -1,4 +1,4 @@
-"""DeepSeek against DeepseekV3ForCausalLM of transformers, which is independent and read by many: same logits and tokens."""
+"""DeepSeek against DeepseekV3ForCausalLM of transformers, which is independent: same logits, same tokens."""
 
 from __future__ import annotations
 

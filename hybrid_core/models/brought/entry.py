@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hybrid_core.errors import InvalidInput
-from hybrid_core.models.base import ModelEntry, Task, check_size
+from hybrid_core.models.base import Task, check_size
 from hybrid_core.models.brought.labels import read_task
-from hybrid_core.models.brought.registration import Registration, Source, open_source
+from hybrid_core.models.brought.registration import Registration, Source, refuse_change
 from hybrid_core.models.capacity import weights_bytes
 from hybrid_core.records import Workload
 
@@ -91,23 +90,3 @@ class BroughtEntry:
             "seconds_per_call": details.get("seconds_per_call"),
             **details["card"],
         }
-
-
-def open_entry(registration: Registration) -> ModelEntry:
-    """The entry of a registration, after its file was compared with what was brought in.
-
-    Raises:
-        InvalidInput: it is gone, has changed, or is no longer allowed.
-    """
-    source = open_source(registration.kind, registration.path, registration.details)
-    refuse_change(registration.path, source.sha256, registration.sha256)
-    return BroughtEntry(registration, source)
-
-
-def refuse_change(path: str, found: str, expected: str) -> None:
-    """Nothing if the digest is still the one of the registration."""
-    if found != expected:
-        raise InvalidInput(
-            f"{path!r:.200} changed since it was brought in (SHA-256 {found[:12]}..., was {expected[:12]}...); bring it "
-            "in again"
-        )

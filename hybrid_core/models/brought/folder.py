@@ -17,7 +17,21 @@ from hybrid_core.errors import InvalidInput
 MAX_ENTRIES = 5_000
 MAX_DEPTH = 16
 MAX_PATH_LENGTH = 4_096
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".h5", ".hdf5", ".keras", ".ckpt", ".msgpack", ".joblib", ".npy", ".npz")
+PICKLES = (
+    ".bin",
+    ".pt",
+    ".pth",
+    ".pkl",
+    ".pickle",
+    ".h5",
+    ".hdf5",
+    ".keras",
+    ".ckpt",
+    ".msgpack",
+    ".joblib",
+    ".npy",
+    ".npz",
+)
 PROGRAMS = (".py", ".pyc", ".pyo", ".pyd", ".so", ".dll", ".dylib", ".sh", ".exe")
 
 
@@ -58,9 +72,13 @@ def _walk(folder: Path, top: Path) -> Iterator[Path]:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
-        raise InvalidInput(f"folder {_shown(folder, top)} cannot be listed ({error.strerror}); make it readable") from None
+        raise InvalidInput(
+            f"folder {_shown(folder, top)} cannot be listed ({error.strerror}); make it readable"
+        ) from None
     if len(folder.relative_to(top).parts) > MAX_DEPTH:
-        raise InvalidInput(f"folder {_shown(folder, top)} lies more than {MAX_DEPTH} folders deep; bring the model alone")
+        raise InvalidInput(
+            f"folder {_shown(folder, top)} lies more than {MAX_DEPTH} folders deep; bring the model alone"
+        )
     for entry in entries:
         yield Path(entry.path)
         if entry.is_dir(follow_symlinks=False):

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.brought.families import FAMILIES, FIXED, LOGITS, SKIPPED, TOKEN_LOGITS, Family
+from hybrid_core.models.brought.families import FAMILIES, FIXED, SKIPPED
+from hybrid_core.models.brought.family import LOGITS, TOKEN_LOGITS, Family
 from hybrid_core.models.brought.strict_json import is_whole, read_object
 
 MAX_CONFIG_BYTES = 2**20

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_core.models.blocks import Cache, GrowingCache
-from hybrid_core.models.brought.families import LOGITS, STATES, TOKEN_LOGITS
+from hybrid_core.models.brought.family import LOGITS, STATES, TOKEN_LOGITS
 from hybrid_core.models.brought.text_cache import as_transformers_cache
 
 

@@ -19,10 +19,11 @@ from torch.overrides import TorchFunctionMode
 from hybrid_core.errors import InvalidInput
 from hybrid_core.models.base import freeze
 from hybrid_core.models.brought import workload_sizes
-from hybrid_core.models.brought.families import CAUSAL, IMAGE
+from hybrid_core.models.brought.family import CAUSAL, IMAGE
 from hybrid_core.models.brought.folder import check_folder, checked_path
 from hybrid_core.models.brought.folder_config import FolderConfig, config_bytes, read_config
 from hybrid_core.models.brought.foreign_modules import ForeignDecoder, ForeignEncoder, ForeignVision
+from hybrid_core.models.brought.registration import refuse_change
 from hybrid_core.models.brought.shards import Shards, digest, read_shards
 from hybrid_core.models.brought.sizing import count_parameters, describe_failure
 from hybrid_core.models.brought.transformers_library import load_transformers
@@ -51,7 +52,7 @@ class HuggingFaceFolder:
         return {
             "title": f"{self.config.architecture} from {self.folder.name:.60}",
             "family": self.config.model_type,
-            "description": f"{self.config.architecture} of transformers, built from the allow-listed keys of config.json.",
+            "description": f"{self.config.architecture} of transformers, built from the known keys of config.json.",
             "architecture": f"{self.config.architecture} with eager attention and float32 weights.",
             "parameters": count_parameters(model),
             "digest_of": self.digest_of,
@@ -64,6 +65,7 @@ class HuggingFaceFolder:
         with torch.random.fork_rng(devices=()), _WithoutInitialising():
             model = self._make()
         _fill(model, self.shards, places_of(model, self.shards))
+        refuse_change(self.path, digest(config_bytes(self.folder), self.shards)[0], self.sha256)
         return freeze(self._wrap(model))
 
     def skeleton(self) -> nn.Module:

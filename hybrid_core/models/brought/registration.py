@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_core.errors import InvalidInput
+from hybrid_core.models.base import ModelEntry
 from hybrid_core.models.brought.strict_json import read_object
 from hybrid_core.records import Workload
 
@@ -103,12 +104,34 @@ def check_name(name: object) -> str:
 
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidInput(
-            f"name={name!r:.80} is not allowed; use 1 to 60 of the characters a-z 0-9 . _ -, beginning with a letter or "
-            "digit"
+            f"name={name!r:.80} is not allowed; use 1 to 60 of the characters a-z 0-9 . _ -, beginning with a letter "
+            "or a digit"
         )
     if name in {entry.name for entry in ENTRIES}:
         raise InvalidInput(f"name={name!r} belongs to a model of the registry; choose another")
     return name
+
+
+def open_entry(registration: Registration) -> ModelEntry:
+    """The entry of a registration, after its file was compared with what was brought in.
+
+    Raises:
+        InvalidInput: it is gone, has changed, or is no longer allowed.
+    """
+    from hybrid_core.models.brought.entry import BroughtEntry
+
+    source = open_source(registration.kind, registration.path, registration.details)
+    refuse_change(registration.path, source.sha256, registration.sha256)
+    return BroughtEntry(registration, source)
+
+
+def refuse_change(path: str, found: str, expected: str) -> None:
+    """Nothing if the digest is still the one of the registration."""
+    if found != expected:
+        raise InvalidInput(
+            f"{path!r:.200} changed since it was brought in (SHA-256 {found[:12]}..., was {expected[:12]}...); bring "
+            "it in again"
+        )
 
 
 def open_source(kind: str, path: str, details: Mapping[str, Any]) -> Source:
@@ -123,6 +146,6 @@ def _openers() -> dict[str, Callable[[str, Mapping[str, Any]], Source]]:
 
     return {
         "huggingface": lambda path, details: HuggingFaceFolder(path),
-        "exported": lambda path, details: ExportedFile(path),
-        "factory": lambda path, details: FactoryFunction(path, details.get("allowed_packages", ())),
+        "exported": lambda path, details: ExportedFile(path, details),
+        "factory": lambda path, details: FactoryFunction(path, details),
     }

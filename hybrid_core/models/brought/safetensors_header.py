@@ -109,7 +109,9 @@ def _check_metadata(metadata: Any, file: str) -> None:
 
 def _checked_tensor(name: str, entry: Any, file: str) -> TensorFact:
     if not name.isprintable() or not 1 <= len(name) <= MAX_NAME_LENGTH:
-        raise InvalidInput(f"{file} names a tensor {name!r:.80}; 1 to {MAX_NAME_LENGTH} printable characters are allowed")
+        raise InvalidInput(
+            f"{file} names a tensor {name!r:.80}; 1 to {MAX_NAME_LENGTH} printable characters are allowed"
+        )
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise InvalidInput(f"tensor {name!r:.80} of {file} must have exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -119,8 +121,8 @@ def _checked_tensor(name: str, entry: Any, file: str) -> TensorFact:
         )
     if not _is_counts(shape) or len(shape) > MAX_DIMENSIONS or math.prod(shape) > MAX_ELEMENTS:
         raise InvalidInput(
-            f"tensor {name!r:.80} of {file} has shape {shape!r:.80}; at most {MAX_DIMENSIONS} whole numbers >= 0 with a "
-            f"product of at most {MAX_ELEMENTS:,} are allowed"
+            f"tensor {name!r:.80} of {file} has shape {shape!r:.80}; at most {MAX_DIMENSIONS} whole numbers >= 0 with "
+            f"a product of at most {MAX_ELEMENTS:,} are allowed"
         )
     if not _is_counts(offsets) or len(offsets) != 2:
         raise InvalidInput(f"tensor {name!r:.80} of {file} has data_offsets {offsets!r:.80}; two numbers are needed")
@@ -144,8 +146,8 @@ def _check_layout(tensors: dict[str, TensorFact], data_bytes: int, file: str) ->
         if fact.start != expected:
             fault = "overlaps" if fact.start < expected else "leaves a gap after"
             raise InvalidInput(
-                f"tensor {name!r:.80} of {file} begins at byte {fact.start:,} and {fault} {before!s:.80}, which ends at "
-                f"{expected:,}; tensors must follow each other"
+                f"tensor {name!r:.80} of {file} begins at byte {fact.start:,} and {fault} {before!s:.80}, which ends "
+                f"at {expected:,}; tensors must follow each other"
             )
         expected, before = fact.end, repr(name)
     if expected != data_bytes:

@@ -50,12 +50,17 @@ def read_shards(folder: Path) -> Shards:
     """
     index = folder / INDEX
     promised = _read_index(index) if index.is_file() else None
-    paths = sorted(folder.glob("*.safetensors")) if promised is None else [folder / n for n in sorted(set(promised.values()))]
+    paths = (
+        sorted(folder.glob("*.safetensors"))
+        if promised is None
+        else [folder / n for n in sorted(set(promised.values()))]
+    )
     if not paths:
         raise InvalidInput(f"{folder.name!r:.80} holds no .safetensors file; save the model with save_pretrained")
     if len(paths) > MAX_SHARDS:
         raise InvalidInput(f"{folder.name!r:.80} has {len(paths):,} weight files; at most {MAX_SHARDS:,} are allowed")
-    files, holder = {path: read_header(_existing(path)) for path in paths}, {}
+    files = {path: read_header(_existing(path)) for path in paths}
+    holder: dict[str, Path] = {}
     for path, header in files.items():
         for name in header.tensors:
             if name in holder:

@@ -23,7 +23,7 @@ def count_flops(run: Callable[[], Any]) -> int:
     """Floating point operations of matrix products and convolutions in one call, which may run on meta tensors."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run()
-    return max(1, counter.get_total_flops())
+    return max(1, int(counter.get_total_flops()))
 
 
 def largest_power_of_two(work: Callable[[int], float], budget: float, low: int, high: int) -> int:

@@ -1,8 +1,8 @@
 """Our cache behind the interface that `transformers` decoders expect, so that strategies can replace it.
 
-Decoders of `transformers` call `update(keys, values, layer)` and ask for lengths; our caches have `append` and `length`.
-The adapter keeps nothing itself. Layers with a sliding window see all keys and the mask hides the old ones, which gives
-the same numbers as forgetting them.
+Decoders of `transformers` call `update(keys, values, layer)` and ask for lengths; our caches have `append` and
+`length`. The adapter keeps nothing itself. Layers with a sliding window see all keys and the mask hides the old ones,
+which gives the same numbers as forgetting them.
 """
 
 from __future__ import annotations

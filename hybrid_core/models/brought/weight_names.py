@@ -19,7 +19,9 @@ from hybrid_core.models.brought.safetensors_header import TensorFact
 from hybrid_core.models.brought.shards import Shards
 
 FLOATING = ("F32", "F16", "BF16")
-_COMPUTED = re.compile(r"(^|\.)(position_ids|token_type_ids|rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias|attention\.bias|attention\.masked_bias)$")
+_COMPUTED = re.compile(
+    r"(^|\.)(position_ids|token_type_ids|rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias|attention\.bias|attention\.masked_bias)$"
+)
 _RENAMES = (
     (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
     (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),

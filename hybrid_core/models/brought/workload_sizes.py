@@ -7,7 +7,7 @@ labelled file brings the model's own task.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.brought.families import CAUSAL, IMAGE
+from hybrid_core.models.brought.family import CAUSAL, IMAGE
 from hybrid_core.models.brought.folder_config import FolderConfig
 from hybrid_core.models.brought.sizing import FLOPS_PER_CALL, count_flops, largest_power_of_two
 from hybrid_core.records import Workload, to_json
@@ -23,7 +23,7 @@ from hybrid_core.records import Workload, to_json
 SHORTEST, LONGEST = 8, 512
 LARGEST_BATCH = 32
 CLOUD_CELLS = 4
-# A score written out, masked and normalised costs memory traffic as long as this many operations (tried on a laptop core).
+# A score that is written out, masked and normalised takes as long as this many operations (tried on one core).
 WORK_OF_A_SCORE = 600
 USUAL_IMAGE_SIDE = 224
 
@@ -91,7 +91,10 @@ def _plan_text(model: nn.Module, config: FolderConfig) -> dict[str, Any]:
     length = largest_power_of_two(lambda n: work(1, n), FLOPS_PER_CALL, min(SHORTEST, longest), min(LONGEST, longest))
     facts = {"max_length": longest, "vocabulary": vocabulary(config), "flops_per_token": flops}
     if config.gives == CAUSAL:
-        workloads = (Workload("prefill", "prefill", batch=1, length=length), *_decode(length, longest))
+        workloads: tuple[Workload, ...] = (
+            Workload("prefill", "prefill", batch=1, length=length),
+            *_decode(length, longest),
+        )
         limits = ["its inputs here are random tokens; the folder's tokenizer is not read"]
     else:
         batch = largest_power_of_two(lambda n: work(n, length), FLOPS_PER_CALL, 1, LARGEST_BATCH)
@@ -100,7 +103,8 @@ def _plan_text(model: nn.Module, config: FolderConfig) -> dict[str, Any]:
             *((Workload("forward_single", "forward", batch=1, length=length),) if batch > 1 else ()),
         )
         limits = ["its inputs here are random tokens without padding; the folder's tokenizer is not read"]
-    return {"workloads": to_json(workloads), "limits": limits, "card": facts, "classes": _classes(config)}
+    takes = {"dtype": "int64", "shape": [None], "vocabulary": vocabulary(config), "longest": min(longest, LONGEST)}
+    return _answer(workloads, limits, facts, takes, config)
 
 
 def flops_per_token(model: nn.Module, config: FolderConfig) -> int:
@@ -119,8 +123,12 @@ def flops_per_token(model: nn.Module, config: FolderConfig) -> int:
 
 def scores_per_pair(config: FolderConfig) -> int:
     """Attention scores that one pair of positions gets: heads times layers."""
-    heads = next((config.values[key] for key in ("num_attention_heads", "n_head", "n_heads") if key in config.values), 1)
-    layers = next((config.values[key] for key in ("num_hidden_layers", "n_layer", "n_layers") if key in config.values), 1)
+    heads = next(
+        (config.values[key] for key in ("num_attention_heads", "n_head", "n_heads") if key in config.values), 1
+    )
+    layers = next(
+        (config.values[key] for key in ("num_hidden_layers", "n_layer", "n_layers") if key in config.values), 1
+    )
     return int(heads) * int(layers)
 
 
@@ -142,7 +150,26 @@ def _plan_images(model: nn.Module, config: FolderConfig) -> dict[str, Any]:
     if "image_size" not in config.values:
         limits.append(f"config.json does not name an image size, so images of {side}x{side} are timed")
     facts = {"image": [channels, side, side], "flops_per_image": flops}
-    return {"workloads": to_json(workloads), "limits": limits, "card": facts, "classes": _classes(config)}
+    takes = {"dtype": "float32", "shape": [channels, side, side], "vocabulary": None, "longest": 1}
+    return _answer(workloads, limits, facts, takes, config)
+
+
+def _answer(
+    workloads: Sequence[Workload],
+    limits: list[str],
+    facts: dict[str, Any],
+    takes: dict[str, Any],
+    config: FolderConfig,
+) -> dict[str, Any]:
+    """The plan in the form of `Registration.details`; see `labels.make_task` for the last three."""
+    return {
+        "workloads": to_json(workloads),
+        "limits": limits,
+        "card": facts,
+        "input": {**takes, "batch": None},
+        "answers": config.gives,
+        "classes": _classes(config),
+    }
 
 
 def _counted(run: Callable[[], Any]) -> int:

@@ -63,7 +63,7 @@ class VisionShape:
 
 
 SHAPES = {
-    "tiny": VisionShape(image=8, patch=2, channels=1, dim=96, layers=6, heads=4, hidden=288, classes=10),
+    "tiny": VisionShape(image=8, patch=2, channels=1, dim=64, layers=6, heads=4, hidden=192, classes=10),
     "small": VisionShape(image=128, patch=16, channels=3, dim=512, layers=12, heads=8, hidden=2048, classes=1000),
     "full": VisionShape(image=224, patch=16, channels=3, dim=768, layers=12, heads=12, hidden=3072, classes=1000),
 }
@@ -175,7 +175,7 @@ class VitEntry(RegistryEntry):
     def workloads(self, size: str) -> tuple[Workload, ...]:
         """A batch of images, and one image alone."""
         check_size(self.name, self.sizes, size)
-        batch = {"tiny": 64, "small": 2, "full": 2}[size]
+        batch = {"tiny": 128, "small": 2, "full": 2}[size]
         return (Workload("forward", "forward", batch=batch), Workload("forward_single", "forward", batch=1))
 
     def make_inputs(self, size: str, workload: Workload, generator: torch.Generator) -> tuple[Tensor, ...]:

@@ -20,9 +20,9 @@ from hybrid_core.models.training.base import Say, Training, TrainingOptions, mak
 from hybrid_core.models.training.convnet import split_digits
 from hybrid_core.models.vit import SHAPES, VisionTransformer
 
-DEFAULT_MINUTES = 10.0
-BATCH = 128
-LEARNING_RATE = 1.5e-3
+DEFAULT_MINUTES = 11.0
+BATCH = 64
+LEARNING_RATE = 2e-3
 LABEL_SMOOTHING = 0.1
 MAX_TURN = math.radians(15)
 MAX_SHIFT = 0.2  # of half the image: 0.8 of a pixel

@@ -1,9 +1,9 @@
 """Reads a video file into tensors with PyAV: a few small frames per second, mono sound, subtitles, a viewer curve.
 
 Files come from strangers. They are opened as bytes with a container format chosen from their first bytes, so no
-playlist and no name that looks like an address makes anything else be opened; sizes and times are bounded before and while
-decoding; whatever cannot be read is one `InvalidInput` sentence. Decoding runs in FFmpeg's native code: read files of
-people you do not know in a process of its own.
+playlist and no name that looks like an address makes anything else be opened; sizes and times are bounded before and
+while decoding; whatever cannot be read is one `InvalidInput` sentence. Decoding runs in FFmpeg's native code: read
+files of people you do not know in a process of its own.
 """
 
 from __future__ import annotations

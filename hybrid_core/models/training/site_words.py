@@ -141,9 +141,7 @@ def count_tones(text: str) -> dict[str, int]:
     """How many of each tone's words a text holds, whatever their case."""
     low = text.lower()
     return {
-        tone: sum(
-            len(re.findall(rf"\b{re.escape(word.lower())}\b", low)) for words in slots.values() for word in words
-        )
+        tone: sum(len(re.findall(rf"\b{re.escape(word.lower())}\b", low)) for words in slots.values() for word in words)
         for tone, slots in TONE_WORDS.items()
     }
 

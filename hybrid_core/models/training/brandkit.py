@@ -1,0 +1,181 @@
+"""Trains the `tiny` brand kit on websites that this project generates and photographs, analyser and writer together.
+
+3,072 sites are rendered once with Chromium (some minutes) and kept in `training/brandkit/`. A tenth of each batch has
+its picture blanked and a tenth its HTML, so that what one modality knows alone is a fair question. Losses:
+cross-entropy of the three classes, distance of the colours, consistency, contrastive retrieval within the batch (van
+den Oord et al. 2018, CLIP), next byte of the writer.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from hybrid_core.models.base import freeze
+from hybrid_core.models.brand_labels import KINDS, ROLES
+from hybrid_core.models.brand_profile import write_batch
+from hybrid_core.models.brandkit import SHAPES, BrandKit
+from hybrid_core.models.checkpoints import load_weights, save_weights
+from hybrid_core.models.tasks import brand
+from hybrid_core.models.training.base import STATES, Say, Training, TrainingOptions, make_optimizers
+from hybrid_core.models.training.site_maker import Site
+from hybrid_core.models.training.site_render import rendered_sites
+from hybrid_core.models.training.site_texts import IGNORED, make_texts
+from hybrid_core.models.training.site_words import tone_by_counting
+from hybrid_core.models.website import FIRST_WORD, PADDING
+
+DEFAULT_MINUTES = 16.0
+TRAINING_SITES, TRAINING_SEED = 3072, 1
+HELD_OUT_COUNT, HELD_OUT_SEED = 512, 777
+BATCH, TEXTS = 40, 16
+BLANKED = 4
+SHORT_PAGE = 160
+LEARNING_RATE = 2e-3
+FORGOTTEN_WORDS = 0.1
+TEMPERATURE = 0.07
+WEIGHTS = {"classes": 3.0, "palette": 10.0, "declared": 5.0, "consistency": 1.0, "retrieval": 0.5, "writer": 1.0}
+JUDGED_TEXTS = 64
+
+
+def train(options: TrainingOptions, say: Say = tqdm.write) -> dict[str, Any]:
+    """Render if needed, train, publish; the facts of the checkpoint."""
+    torch.manual_seed(options.seed)
+    sites = as_data(*rendered_sites(TRAINING_SITES, TRAINING_SEED, STATES / "brandkit"))
+    tokens, model = sites.tokens(SHAPES["tiny"].analyser.html_length), fresh()
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and (".layers." in n or ".fusion." in n)]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    training = Training(model, make_optimizers(matrices, rest, LEARNING_RATE), LEARNING_RATE, options.seed)
+    training_facts = {
+        "training_data": f"{TRAINING_SITES} generated websites (seed {TRAINING_SEED}) rendered with Chromium",
+        "held_out_sha256": [brand.HELD_OUT_SITES_SHA256, brand.HELD_OUT_PICTURES_SHA256],
+    }
+    facts = training.run(
+        options,
+        loss_of=lambda share: batch_loss(model.train(), sites, tokens, training.generator),
+        publish=lambda: training.publish(options, fresh, brand.BrandTask(), training_facts, say),
+        say=say,
+    )
+    return _with_writer_quality(model, facts, options.output, say)
+
+
+def fresh() -> BrandKit:
+    """An untrained model of the trained size."""
+    return BrandKit(SHAPES["tiny"])
+
+
+def as_data(sites: list[Site], pictures: Tensor) -> brand.Sites:
+    """Generated sites in the form the task has them."""
+    return brand.describe_sites([flat_record(site) for site in sites], pictures)
+
+
+def flat_record(site: Site) -> dict[str, str]:
+    """One line of the held-out file: every text field, and each colour under its role."""
+    record = site.to_json()
+    return {**record.pop("palette"), **record}
+
+
+def write_held_out(folder: Path) -> None:
+    """Store the held-out sites, once: a JSON line each and one sheet of pictures."""
+    sites, pictures = rendered_sites(HELD_OUT_COUNT, HELD_OUT_SEED, STATES / "brandkit")
+    lines = "".join(json.dumps(flat_record(site), sort_keys=True) + "\n" for site in sites)
+    (folder / brand.HELD_OUT_SITES.name).write_text(lines)
+    cells = pictures.unflatten(0, (-1, brand.SHEET_COLUMNS)).permute(0, 3, 1, 4, 2)
+    sheet = Image.fromarray(np.ascontiguousarray(cells.flatten(2, 3).flatten(0, 1).numpy()))
+    sheet.save(folder / brand.HELD_OUT_PICTURES.name, optimize=True)
+
+
+def batch_loss(model: nn.Module, sites: brand.Sites, tokens: Tensor, generator: torch.Generator) -> Tensor:
+    """The weighted sum of all losses on one random batch."""
+    picked = pick_of_one_length(tokens, generator)
+    longest = int((tokens[picked] != PADDING).sum(1).max())
+    html, pixels = forget_words(tokens[picked, :longest], generator), sites.pictures[picked].float() / 255
+    pixels[:BLANKED] = 0.5
+    html[BLANKED : 2 * BLANKED, 1:] = PADDING
+    whole = slice(2 * BLANKED, None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        answers = model.analyser(html, pixels)  # type: ignore[operator, union-attr]
+    logits, palette, declared, consistency, html_embedding, picture_embedding = (a.float() for a in answers)
+    losses = {
+        "classes": F.cross_entropy(logits.flatten(0, 1), sites.labels[picked].flatten(), label_smoothing=0.02),
+        "palette": (palette[BLANKED:] - sites.palettes[picked][BLANKED:]).abs().mean(),
+        "declared": (declared[whole] - sites.declared[picked][whole]).abs().mean(),
+        "consistency": F.binary_cross_entropy_with_logits(
+            consistency[whole, 0], sites.consistent[picked][whole].float()
+        ),
+        "retrieval": contrastive(html_embedding[whole], picture_embedding[whole]),
+        "writer": writer_loss(model.writer, generator),  # type: ignore[arg-type]
+    }
+    return torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum()
+
+
+def pick_of_one_length(tokens: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows of a batch that are either all short or all long pages, because attention pays for the longest."""
+    is_short = (tokens != PADDING).sum(1) <= SHORT_PAGE
+    wanted = bool(torch.rand((), generator=generator) < is_short.float().mean())
+    rows = torch.nonzero(is_short == wanted)[:, 0]
+    return rows[torch.randint(len(rows), (BATCH,), generator=generator)]
+
+
+def contrastive(html: Tensor, pictures: Tensor) -> Tensor:
+    """Each HTML must find its own picture in the batch, and the other way round."""
+    alike, own = html @ pictures.T / TEMPERATURE, torch.arange(len(html))
+    return (F.cross_entropy(alike, own) + F.cross_entropy(alike.T, own)) / 2
+
+
+def forget_words(tokens: Tensor, generator: torch.Generator) -> Tensor:
+    """A copy in which some words are gone, so that no single one is relied on."""
+    forgotten = (torch.rand(tokens.shape, generator=generator) < FORGOTTEN_WORDS) & (tokens >= FIRST_WORD)
+    return tokens.masked_fill(forgotten, PADDING)
+
+
+def writer_loss(writer: nn.Module, generator: torch.Generator) -> Tensor:
+    """Nats per byte of fresh texts of one kind."""
+    number = int(torch.randint(2**31, (), generator=generator))
+    source = random.Random(number)
+    kind = source.choice((*KINDS, "css"))
+    text, targets, classes, palette = make_texts(TEXTS, kind, source)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = writer(text, classes, palette)
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+
+
+def _with_writer_quality(model: BrandKit, facts: dict[str, Any], path: Path, say: Say) -> dict[str, Any]:
+    stored = fresh()
+    load_weights(stored, path)
+    complete = {**facts, "writer": writer_quality(freeze(stored).writer)}  # type: ignore[arg-type]
+    save_weights(model, path, complete)
+    say(f"writer: {complete['writer']}")
+    return complete
+
+
+def writer_quality(writer: nn.Module) -> dict[str, float]:
+    """On profiles of held-out sites: taglines in the asked tone (by counting words), colours written exactly."""
+    sites = brand.held_out_sites()
+    profiles = [profile_of(sites, row) for row in range(JUDGED_TEXTS)]
+    taglines = write_batch(writer, profiles, "tagline", seed=0)
+    styles = write_batch(writer, profiles, "css", seed=0)
+    wanted = [[profile["palette"][role]["hex"] for role in ROLES] for profile in profiles]
+    kept = [sum(f"--{r}:{c}" in s for r, c in zip(ROLES, w, strict=True)) for s, w in zip(styles, wanted, strict=True)]
+    right = [tone_by_counting(t) == p["tone"]["name"] for t, p in zip(taglines, profiles, strict=True)]
+    return {
+        "texts": JUDGED_TEXTS,
+        "taglines in the asked tone": sum(right) / JUDGED_TEXTS,
+        "colours written exactly": sum(kept) / (JUDGED_TEXTS * len(ROLES)),
+    }
+
+
+def profile_of(sites: brand.Sites, row: int) -> dict[str, Any]:
+    """The true profile of a site, in the form `analyse_website` gives."""
+    record = json.loads(brand.HELD_OUT_SITES.read_text().splitlines()[row])
+    named = {aspect: {"name": record[aspect]} for aspect in ("tone", "layout", "typography")}
+    return {"name": record["name"], **named, "palette": {role: {"hex": record[role]} for role in ROLES}}

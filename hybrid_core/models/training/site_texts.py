@@ -1,0 +1,71 @@
+"""What the writer learns from: taglines, paragraphs, buttons and style sheets of generated brands, as bytes.
+
+Every slot of a text holds a word of the brand's tone, and every style sheet the brand's exact colours, so both can be
+checked in what the writer makes of a profile it has not seen.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hybrid_core.models.brand_colours import hex_of
+from hybrid_core.models.brand_labels import ASPECTS, CLASSES, KINDS, LAYOUTS, ROLES, TONES, TYPOGRAPHIES
+from hybrid_core.models.brand_profile import END, prompt_of
+from hybrid_core.models.training import site_words
+from hybrid_core.models.training.site_styles import FONTS, Palette, make_palette
+
+IGNORED = -100
+_LETTERS = string.ascii_lowercase
+
+
+def make_texts(count: int, kind: str, source: random.Random) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Texts (count, bytes), next bytes with the prompt ignored (count, bytes), classes (count, 3, 8), palettes."""
+    made = [_make_text(kind, source) for _ in range(count)]
+    longest = max(len(prompt) + len(text) for prompt, text, _, _ in made)
+    tokens, targets = torch.zeros(count, longest - 1, dtype=torch.int64), torch.full((count, longest - 1), IGNORED)
+    for row, (prompt, text, _, _) in enumerate(made):
+        whole = torch.tensor(list(prompt + text))
+        tokens[row, : len(whole) - 1] = whole[:-1]
+        targets[row, len(prompt) - 1 : len(whole) - 1] = whole[len(prompt) :]
+    classes = F.one_hot(torch.tensor([labels for _, _, labels, _ in made]), CLASSES).float()
+    palettes = torch.tensor([[palette[role] for role in ROLES] for _, _, _, palette in made]) / 255
+    return tokens, targets, classes, palettes
+
+
+def style_text(palette: Palette, typography: str) -> str:
+    """The style sheet a brand kit hands over: the colours by role and the font of the headings."""
+    colours = ";".join(f"--{role}:{hex_of(palette[role])}" for role in ROLES)
+    return f":root{{{colours}}}h1{{font-family:{FONTS[typography][0][0]}}}"
+
+
+def _make_text(kind: str, source: random.Random) -> tuple[bytes, bytes, list[int], Palette]:
+    tone, layout, typography = (source.choice(list(names)) for names in (TONES, LAYOUTS, TYPOGRAPHIES))
+    palette, name = make_palette(source, 0.3, (0.1, 1.0)), _make_name(source)
+    trade = source.choice(list(site_words.TRADES))
+    patterns = {
+        "tagline": source.choice(site_words.HEADLINES),
+        "about": " ".join(source.sample(site_words.SENTENCES, 2)),
+        "button": "{action}",
+    }
+    if kind == "css":
+        text = style_text(palette, typography)
+    else:
+        text = site_words.fill(patterns[kind], name, trade, tone, 1.0, source)
+    chosen = (tone, layout, typography)
+    labels = [names.index(label) for names, label in zip(ASPECTS.values(), chosen, strict=True)]
+    return prompt_of(kind, name), text.encode() + bytes([END]), labels, palette
+
+
+def _make_name(source: random.Random) -> str:
+    """Half of the names are any letters, so that a name is copied and not recognised."""
+    if source.random() < 0.5:
+        return site_words.make_name(source)
+    return "".join(source.choices(_LETTERS, k=source.randint(3, 12))).capitalize()
+
+
+assert KINDS == ("tagline", "about", "button", "css")

@@ -14,6 +14,12 @@ from pages.components.states import CAME_THROUGH_APP, guard
 PAGES = (
     ("home", "Home", ":material/home:", "What runs now, what was found lately, and what to try next."),
     ("optimize", "Optimize", ":material/tune:", "Choose a model and start a search for its fastest faithful form."),
+    (
+        "models",
+        "Models",
+        ":material/deployed_code:",
+        "What can be optimized, how large and how good it is; bring your own.",
+    ),
     ("live", "Live", ":material/monitoring:", "Watch a search: candidates as they land, time left, the device."),
     ("run", "Result", ":material/emoji_events:", "What a search found, how sure it is, and the recipe to take away."),
     ("leaderboard", "Leaderboard", ":material/leaderboard:", "The winners of all runs, to filter and download."),

@@ -175,7 +175,7 @@ class BroughtKeeper:
         try:
             running.answer.seek(0)
             text = running.answer.read(MAX_ANSWER_BYTES + 1)
-            source, description = read_inspection(text, running.model.name, code)
+            source, description = read_inspection(text, running.model.name, running.model.kind, code)
         except Refused as error:
             if code != 0:
                 log.warning("the inspection of %s ended with %d; see %s", running.model.name, code, self._log_file)

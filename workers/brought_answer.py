@@ -15,7 +15,7 @@ from typing import Any
 from hybrid_core.records import WORKLOAD_KINDS, Workload
 
 MAX_ANSWER_BYTES = 4 << 20
-MAX_SOURCE = 100_000
+MAX_SOURCE = 500_000
 MAX_SIZES, MAX_WORKLOADS, MAX_TEXT, MAX_REASON, MAX_NAME, MAX_DEPTH = 8, 32, 4000, 600, 100, 12
 TEXTS = ("family", "title", "description")
 
@@ -24,7 +24,7 @@ class Refused(Exception):
     """The model cannot be used; the message is the sentence for the person who brought it."""
 
 
-def read_inspection(text: bytes, name: str, code: int) -> tuple[str, dict[str, Any]]:
+def read_inspection(text: bytes, name: str, kind: str, code: int) -> tuple[str, dict[str, Any]]:
     """The registration text and the catalog's description of a model that may be used.
 
     Raises:
@@ -38,7 +38,7 @@ def read_inspection(text: bytes, name: str, code: int) -> tuple[str, dict[str, A
         raise Refused(" ".join(reason.split())[:MAX_REASON])
     model = answer.get("model")
     try:
-        return _checked(model, name)
+        return _checked(model, name, kind)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise Refused(f"the inspection gave an unusable description ({str(error)[:200]})") from error
 
@@ -67,12 +67,15 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _checked(model: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any]]:
+def _checked(model: Mapping[str, Any], name: str, kind: str) -> tuple[str, dict[str, Any]]:
     if model["name"] != name:
         raise ValueError(f"it describes {model['name']!r:.60}, which nobody asked for")
     source = model["source"]
-    if not isinstance(source, str) or not 2 <= len(source) <= MAX_SOURCE or not isinstance(json.loads(source), dict):
-        raise ValueError("its registration is no JSON object of a sensible length")
+    if not isinstance(source, str) or len(source) > MAX_SOURCE:
+        raise ValueError(f"its registration is no text of at most {MAX_SOURCE:,} characters")
+    # Code that was allowed once must not register itself as something that is always allowed.
+    if json.loads(source)["kind"] != kind:
+        raise ValueError("its registration is of another kind")
     sizes = model["sizes"]
     if not isinstance(sizes, list) or not 1 <= len(sizes) <= MAX_SIZES or not all(map(_is_word, sizes)):
         raise ValueError(f"sizes={sizes!r:.80}")

@@ -16,7 +16,7 @@ from workers.code_policy import CODE_KIND
 
 KINDS = ("huggingface", "exported", CODE_KIND)
 MAX_PATH = 4096
-_NAME = re.compile(r"[a-z0-9_-]{1,40}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 
@@ -52,7 +52,8 @@ def check_name(name: Any, registry_names: Collection[str]) -> None:
     """Nothing if a brought model may have this name; `InvalidInput` otherwise."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidInput(
-            f"name={name!r:.60} is not allowed; use 1 to 40 lower-case letters, digits, hyphens and underscores"
+            f"name={name!r:.60} is not allowed; use 1 to 40 lower-case letters, digits, hyphens and underscores, "
+            "beginning with a letter or a digit"
         )
     if name in registry_names:
         raise InvalidInput(f"name {name!r} belongs to a model of the registry; choose another name")

@@ -11,7 +11,7 @@ from typing import Any
 
 import streamlit as st
 
-from pages.components import run_form
+from pages.components import model_facts, run_form
 from pages.components.format import TIMES, is_number, percent, plain
 
 METHOD_TITLES = {"tournament": "Tournament", "roulette": "Roulette", "rank": "Rank", "rl": "Reinforcement learning"}
@@ -75,21 +75,15 @@ def subject(catalog: Mapping[str, Any], values: run_form.Values, errors: Mapping
     model = models[values["model"]]
     workloads = {w["name"]: w.get("label") or w["name"] for w in model["workloads"].get(values["size"], [])}
     with st.grid(3, min_column_width=220):
-        _select("model", "Model", {n: m.get("title") or n for n, m in models.items()})
+        _select("model", "Model", {n: model_facts.title_of(m) for n, m in models.items()})
         _select("size", "Size", {size: size for size in model["sizes"]})
         _select("workload", "Workload", workloads)
         _select("device", "Device", {d: v.get("title") or d for d, v in devices.items()})
         usual = devices[values["device"]].get("threads")
         text = f"0 means this device's usual number, {usual}." if usual else "0 means this device's usual number."
         _widget(st.number_input, "threads", "Threads", step=1, help=text)
-    say(errors, "threads")
-    facts = (model.get("facts") or {}).get(values["size"]) or {}
-    parts = [str(model.get("description") or "")]
-    if is_number(facts.get("parameters")):
-        parts.append(f"{facts['parameters']:,} parameters.")
-    if facts.get("trained") is False:
-        parts.append("Its weights are random, so accuracy means agreement with the untouched model.")
-    st.caption(plain(" ".join(parts), 500))
+    say(errors, "threads", "size")
+    st.caption(plain(_subject_facts(model, values), 700))
 
 
 def strategies(catalog: Mapping[str, Any], values: run_form.Values, errors: Mapping[str, str]) -> None:
@@ -163,6 +157,20 @@ def advanced(errors: Mapping[str, str]) -> None:
         _widget(st.toggle, "enable_ensemble_optimization", "Combine strategies")
         _widget(st.toggle, "enable_adaptive_hybrid", "Start from what earlier runs of this family found")
         say(errors, "seed", "note", "tournament_size", "performance_threshold", "convergence_threshold")
+
+
+def _subject_facts(model: Mapping[str, Any], values: run_form.Values) -> str:
+    """What the chosen model is, how large, and whether it fits on the chosen device."""
+    facts = model_facts.facts_of(model, values["size"])
+    parts = [str(model.get("description") or "")]
+    if is_number(facts.get("parameters")):
+        parts.append(f"{facts['parameters']:,} parameters.")
+    if facts.get("trained") is False:
+        parts.append("Its weights are random, so accuracy means agreement with the untouched model.")
+    fit = model_facts.fit_on(model, values["size"], values["device"])
+    if fit.get("fits"):
+        parts.append(str(fit.get("sentence") or ""))
+    return " ".join(parts)
 
 
 def _put(asked: run_form.Values, catalog: Mapping[str, Any]) -> None:

@@ -123,7 +123,7 @@ def bytes_text(value: Any) -> str:
         return "unknown"
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if abs(value) >= size:
-            return f"{value / size:.1f} {unit}"
+            return f"{value / size:,.1f} {unit}"
     return f"{value:.0f} B"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from hybrid_core.config import DEFAULT_WEIGHTS, OBJECTIVES, HybridOptimizationConfig, RunConfig
 from hybrid_core.errors import InvalidInput
 from pages.components.format import duration, one_line
+from pages.components.model_facts import fit_on
 
 Values = dict[str, Any]
 RUN_FIELDS = ("threads", "budget_s", "seed", "note")
@@ -155,6 +156,15 @@ def field_errors(values: Mapping[str, Any]) -> dict[str, str]:
     for name in (*OPTION_FIELDS, "optimization_strategies", "objective_weights"):
         _note_error(errors, name, {"model": "any", "options": {name: config["options"][name]}})
     return errors
+
+
+def fit_errors(catalog: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, str]:
+    """The sentence with both figures where the chosen size does not fit on the chosen device."""
+    model = next((m for m in catalog["models"] if m["name"] == values["model"]), {})
+    fit = fit_on(model, values["size"], values["device"])
+    if fit.get("fits") is not False:
+        return {}
+    return {"size": f"{fit.get('sentence')} Choose a smaller size or another device."}
 
 
 def fitting_sentence(catalog: Mapping[str, Any], values: Mapping[str, Any]) -> str:

@@ -29,6 +29,8 @@ from hybrid_core.records import (
 )
 
 NOW = time.time()
+MEMORY_BYTES = 8 * 2**30
+LIMIT_OF_RANDOM = "Its weights are random: speed and memory only."
 WEIGHTS = {"speed": 0.4, "memory": 0.3, "accuracy": 0.3}
 PREFILL = Workload("prefill", "prefill", 1, 512)
 DECODE = Workload("decode", "decode", 1, 256, 16)
@@ -284,7 +286,20 @@ def catalog() -> dict[str, Any]:
             "unavailable": unavailable,
         }
 
-    facts = {"parameters": 3_148_032, "trained": True, "quality": {"next-byte accuracy": 0.561}}
+    quality = {
+        "metric": "next-byte accuracy", "value": 0.561, "low": 0.552, "high": 0.57, "samples": 380,
+        "unit": "window of 256 bytes", "trivial": 0.163, "bits_per_byte": 2.2, "rates": {"repeated": 0.031},
+    }  # fmt: skip
+    training = {"seed": 0, "steps": 4000, "training_data": "the standard library of Python", "held_out": {"a": 1}}
+    facts = {
+        **size_facts(3_148_032, cached=1024),
+        "quality": quality,
+        "training": training,
+        "architecture": "Grouped queries, rotary embedding with llama3 scaling, SwiGLU.",
+        "sources": ["Grattafiori et al. 2024, The Llama 3 Herd of Models"],
+        "limits": ["It knows bytes of Python source and nothing else.", "It was trained for minutes."],
+    }
+    random_facts = {**facts, "trained": False, "quality": None, "training": None, "limits": [LIMIT_OF_RANDOM]}
     no_compiler = "no C++ compiler was found (tried c++, g++, clang++); install one and restart the hub"
     return {
         "models": [
@@ -293,12 +308,18 @@ def catalog() -> dict[str, Any]:
                 "family": "llama",
                 "title": "Llama, byte level",
                 "description": "RMSNorm, RoPE, grouped queries, SwiGLU and eager attention, trained on Python source.",
-                "sizes": ["tiny", "small"],
-                "workloads": {
-                    "tiny": [workload(PREFILL), workload(DECODE)],
-                    "small": [workload(PREFILL), workload(DECODE)],
+                "sizes": ["tiny", "small", "full"],
+                "workloads": {size: [workload(PREFILL), workload(DECODE)] for size in ("tiny", "small", "full")},
+                "facts": {
+                    "tiny": facts,
+                    "small": {**random_facts, **size_facts(25_000_000, cached=4096), "trained": False},
+                    "full": {
+                        **random_facts,
+                        **size_facts(405_853_388_800, cached=258_048),
+                        "published_parameters": 405_853_388_800,
+                        "trained": False,
+                    },
                 },
-                "facts": {"tiny": facts, "small": {**facts, "parameters": 25_000_000, "trained": False}},
             },
             {
                 "name": "convnet",
@@ -307,7 +328,7 @@ def catalog() -> dict[str, Any]:
                 "description": "Residual convolutions with batch normalisation, trained on 8 x 8 digits.",
                 "sizes": ["tiny"],
                 "workloads": {"tiny": [workload(FORWARD)]},
-                "facts": {"tiny": {"parameters": 77_000, "trained": True}},
+                "facts": {"tiny": {**size_facts(77_000), "trained": True}},
             },
             {
                 "name": "sequential",
@@ -385,8 +406,64 @@ def catalog() -> dict[str, Any]:
             {"name": "rank", "sentence": "Chooses in proportion to rank, unmoved by outliers."},
             {"name": "rl", "sentence": "A small policy network trained on this run's own measurements chooses."},
         ],
-        "devices": [{"id": "cpu", "title": "Processor, 2 cores", "threads": 2}],
+        "devices": [{"id": "cpu", "title": "Processor, 2 cores", "threads": 2, "memory_bytes": MEMORY_BYTES}],
         "environment": ENVIRONMENT,
+    }
+
+
+def size_facts(parameters: int, cached: int | None = None) -> dict[str, Any]:
+    """The figures of one size, as the catalog tells them."""
+    weights = {"float32": 4 * parameters, "bfloat16": 2 * parameters, "int8": parameters, "int4": parameters // 2}
+    needed = 2 * weights["float32"]
+    fits = needed <= MEMORY_BYTES
+    sentence = (
+        f"A run holds the untouched model and the candidate, {needed / 2**30:,.1f} GiB of weights in float32; "
+        f"cpu has 8.0 GiB, so it {'fits' if fits else 'does not fit'}."
+    )
+    fit = {"fits": fits, "needed_bytes": needed, "available_bytes": MEMORY_BYTES, "sentence": sentence}
+    return {
+        "parameters": parameters,
+        "published_parameters": None,
+        "weights_bytes": weights,
+        "kv_cache_bytes_per_token": cached and {"float32": 4 * cached, "bfloat16": 2 * cached},
+        "trained": True,
+        "fits": {"cpu": fit},
+    }
+
+
+def brought_model(name: str = "my-bert", **changes: Any) -> dict[str, Any]:
+    """A model somebody brought, as the catalog tells it once it is ready."""
+    facts = {**size_facts(4_385_920), "quality": None, "limits": ["No labelled file was given."], "sources": []}
+    return {
+        "name": name,
+        "family": "bert",
+        "title": "BERT encoder",
+        "description": "2 layers of width 128, read from a folder of this machine.",
+        "sizes": ["full"],
+        "workloads": {"full": [{**to_json(FORWARD), "label": FORWARD.label}]},
+        "facts": {"full": facts},
+        "brought": True,
+        "kind": "huggingface",
+        "path": f"/home/me/{name}",
+        "labels": "",
+        "source": "{}",
+        **changes,
+    }
+
+
+def brought_row(name: str, state: str, **changes: Any) -> dict[str, Any]:
+    """The columns of the `brought_models` query."""
+    return {
+        "name": name,
+        "model_id": f"id-{name}",
+        "kind": "huggingface",
+        "path": f"/home/me/{name}",
+        "labels": "",
+        "state": state,
+        "reason": "",
+        "created_at": NOW - 100,
+        "ended_at": None if state == "checking" else NOW - 90,
+        **changes,
     }
 
 
@@ -401,6 +478,8 @@ class FakeClient:
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     submissions: dict[str, dict[str, Any]] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
+    brought: dict[str, dict[str, Any]] = field(default_factory=dict)
+    allows_code: bool = False
     gpus: int = 0
     is_down: bool = False
     loses_answers: int = 0
@@ -439,6 +518,27 @@ class FakeClient:
         self._check()
         return self.the_catalog
 
+    def bring_model(self, kind: str, path: str, name: str, labels: str = "") -> str:
+        self._check()
+        if not name.replace("-", "").isalnum() or not path.startswith("/"):
+            raise InvalidInput(f"name={name!r:.60} or path={path!r:.60} is not allowed; use a full path")
+        known = self.brought.get(name)
+        if known is None or known["state"] == "refused":
+            self.brought[name] = brought_row(name, "checking", kind=kind, path=path, labels=labels)
+        return str(self.brought[name]["model_id"])
+
+    def finish_inspection(self, name: str, reason: str = "") -> None:
+        self.brought[name].update(state="refused" if reason else "ready", reason=reason, ended_at=NOW)
+        if not reason:
+            self.the_catalog = {**self.the_catalog, "models": [*self.the_catalog["models"], brought_model(name)]}
+
+    def forget_model(self, name: str) -> str:
+        self._check()
+        self.brought.pop(name)
+        models = [m for m in self.the_catalog["models"] if m["name"] != name]
+        self.the_catalog = {**self.the_catalog, "models": models}
+        return f"Model {name} was forgotten. Its files and the runs that measured it are untouched."
+
     def recommend(self, model: str, workload: str = "", device: str = "cpu") -> list[dict[str, Any]]:
         self._check()
         return self.recommendations.get(model, [])
@@ -453,7 +553,8 @@ class FakeClient:
 
     def status(self) -> dict[str, Any]:
         self._check()
-        return {"pid": 4242, "uptime_s": 3600.0, "queued": 0, "banner": ""}
+        code = {"allow_code": self.allows_code, "allowed_packages": ["my_package"] if self.allows_code else []}
+        return {"pid": 4242, "uptime_s": 3600.0, "queued": 0, "banner": "", **code}
 
     def _check(self) -> None:
         if self.is_down:
@@ -539,6 +640,9 @@ class FakeClient:
                 }
             )
         return rows
+
+    def _brought_models(self) -> list[dict[str, Any]]:
+        return [dict(row) for _, row in sorted(self.brought.items())]
 
     def _workers(self) -> list[dict[str, Any]]:
         rows = []
@@ -637,6 +741,12 @@ def busy_client() -> FakeClient:
         created_at=NOW - 30_001,
         started_at=NOW - 30_000,
     )
+    client.brought = {
+        "my-bert": brought_row("my-bert", "ready"),
+        "my-new": brought_row("my-new", "checking"),
+        "my-odd": brought_row("my-odd", "refused", reason="config.json has the key 'auto_map', which is not allowed"),
+    }
+    client.the_catalog["models"].append(brought_model())
     client.results["r-done"] = {
         "winner": {"attention_fusion": "sdpa_causal", "kernel_fusion": "compile"},
         "sentence": "The final race measured it as 1.35 times as fast, with the same accuracy.",

@@ -11,7 +11,7 @@ from hybrid_core.records import RunState
 from pages.components import hub
 from tests.pages.fake_client import NOW, llama_trials, recommendation, run_row, trial_row
 
-PAGES = ("home", "optimize", "live", "run", "leaderboard", "devices")
+PAGES = ("home", "optimize", "models", "live", "run", "leaderboard", "devices")
 HOSTILE = "<img src=x onerror=alert(1)> **b** [x](javascript:alert(1)) $a$ `c`\n# h"
 
 

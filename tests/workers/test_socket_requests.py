@@ -121,13 +121,18 @@ def test_hostile_values_in_every_place_change_nothing(hub):
         lambda v: {"op": "query", "name": "runs", "params": v or 7},
         lambda v: {"op": "query", "name": "run", "params": {"run_id": v if not isinstance(v, str) else 7}},
         lambda v: {"op": "recommend", "model": v},
+        lambda v: {"op": "bring_model", "kind": v, "path": "/x", "name": "x"},
+        lambda v: {"op": "bring_model", "kind": "huggingface", "path": v, "name": "x"},
+        lambda v: {"op": "bring_model", "kind": "huggingface", "path": "/x", "name": v},
+        lambda v: {"op": "bring_model", "kind": "huggingface", "path": "/x", "name": "x", "labels": v or 7},
+        lambda v: {"op": "forget_model", "name": v},
     ]
     for place in places:
         for value in HOSTILE:
             with pytest.raises(InvalidInput) as refused:
                 raw._exchange_once(place(value), 20)
             assert "\n" not in str(refused.value) and len(str(refused.value)) < 1000, json.dumps(place(value))
-    assert hub.client.query("runs") == before == []
+    assert hub.client.query("runs") == before == [] and hub.client.query("brought_models") == []
     assert hub.client.query("run", run_id=HOSTILE[0]) == []
 
 

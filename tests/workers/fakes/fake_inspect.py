@@ -76,6 +76,7 @@ ANSWERS = {
     "unworkable": lambda: say({"ok": True, "model": model(workloads={"full": [{**WORKLOAD, "kind": "rm -rf"}]})}),
     "negative": lambda: say({"ok": True, "model": model(workloads={"full": [{**WORKLOAD, "batch": -1}]})}),
     "unregistered": lambda: say({"ok": True, "model": model(source="not json")}),
+    "disguised": lambda: say({"ok": True, "model": model(source=json.dumps({"kind": "exported"}))}),
     "surrogate": lambda: say({"ok": True, "model": model(title="broken \ud800 title")}),
     "fails": lambda: sys.exit("it broke"),
     "segfault": lambda: os.kill(os.getpid(), 11),

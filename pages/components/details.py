@@ -28,6 +28,7 @@ from pages.components.format import (
     verdict_word,
 )
 from pages.components.hub import hub, query
+from pages.components.quality_figures import quality_figures
 from pages.components.states import asked_for
 
 Row = Mapping[str, Any]
@@ -72,10 +73,14 @@ def candidate(run: Row, trials: Sequence[Row]) -> None:
         st.warning(f"Outside the bounds: {sentence(trial['infeasible_reason'])}")
     for warning in trial.get("warnings") or []:
         st.warning(sentence(warning))
-    st.table({name: plain(value) for name, value in _facts(trial).items()}, border="horizontal")
+    rows = query("trial", trial_id=str(trial["trial_id"]))
+    stored: Row = rows[0] if rows else {}
+    measurement = stored.get("measurement") or {}
+    facts = _facts(trial) | quality_figures((measurement.get("quality") or {}).get("details") or {})
+    st.table({plain(name): plain(value) for name, value in facts.items()}, border="horizontal")
     for change in trial.get("changes") or []:
         st.markdown(f"- {plain(change, 500)}")
-    _samples(str(trial["trial_id"]))
+    _samples(measurement, stored.get("environment") or measurement.get("environment"))
 
 
 def take_away(run_id: str) -> None:
@@ -198,15 +203,12 @@ def _against(text: Callable[[Any], str], trial: Row, name: str) -> str:
     return f"{text(trial.get(name))}, baseline {text(trial.get(f'baseline_{name}'))}"
 
 
-def _samples(trial_id: str) -> None:
+def _samples(measurement: Row, environment: Row | None) -> None:
     """Raw pairs and the environment they were measured in."""
-    rows = query("trial", trial_id=trial_id)
-    measurement = (rows[0].get("measurement") if rows else None) or {}
     if measurement.get("pairs_ms"):
         figure = charts.pairs(measurement["pairs_ms"])
         alt = "Latency of every timed call, baseline and candidate side by side"
         st.plotly_chart(figure, key="trial_pairs", config=charts.CONFIG, alt=alt)
-    environment = (rows[0].get("environment") if rows else None) or measurement.get("environment")
     if environment:
         with st.expander("Measured in this environment"):
             st.json(environment, expanded=True)

@@ -157,7 +157,7 @@ class ArithmeticTask:
                 expected, got = (whole.split(";")[:-1] for whole in (problem + work_out(problem), text))
                 right += sum(a == b for a, b in zip(expected, got, strict=False))
                 count += len(expected)
-        return {"right_steps": right / count}
+        return {"right_step_share": right / count}
 
     def trivial_score(self) -> float:
         """Always answering the most frequent number."""

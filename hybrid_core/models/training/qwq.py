@@ -19,7 +19,7 @@ from hybrid_core.models.training.base import Say, TrainingOptions
 from hybrid_core.models.training.language import Forward, train_decoder
 
 DEFAULT_MINUTES = 20.0
-ROWS_PER_STEP = 64
+ROWS_PER_STEP = 32
 
 
 def train(options: TrainingOptions, say: Say = tqdm.write) -> dict[str, Any]:

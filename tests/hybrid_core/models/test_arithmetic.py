@@ -132,7 +132,7 @@ class Writer(nn.Module):
 def test_right_texts_score_one_with_two_passes_of_one_shape_at_most():
     model = Writer(work_out)
     quality = task_quality(model, ArithmeticTask(), rows=64)
-    assert (quality["value"], quality["samples"], quality["rates"]) == (1.0, 64, {"right_steps": 1.0})
+    assert (quality["value"], quality["samples"], quality["rates"]) == (1.0, 64, {"right_step_share": 1.0})
     assert 0.94 < quality["low"] < 1.0
     assert set(model.shapes) == {(32, TEXT_BYTES)} and len(model.shapes) == 6  # two batches scored, four rated
 
@@ -140,12 +140,12 @@ def test_right_texts_score_one_with_two_passes_of_one_shape_at_most():
 def test_a_wrong_number_scores_zero_though_all_steps_are_right():
     wrong = Writer(lambda problem: work_out(problem).rpartition("=")[0] + f"={right_answer(problem) + 1}\n")
     quality = task_quality(wrong, ArithmeticTask(), rows=64)
-    assert quality["value"] == 0.0 and quality["rates"] == {"right_steps": 1.0}
+    assert quality["value"] == 0.0 and quality["rates"] == {"right_step_share": 1.0}
 
 
 def test_a_right_number_scores_one_though_it_shows_no_steps():
     quality = task_quality(Writer(lambda problem: f"={right_answer(problem)}\n"), ArithmeticTask(), rows=64)
-    assert quality["value"] == 1.0 and quality["rates"] == {"right_steps": 0.0}
+    assert quality["value"] == 1.0 and quality["rates"] == {"right_step_share": 0.0}
 
 
 @pytest.mark.parametrize("number", ["0{}", "{}.", "-{}", "1{}", "{}0"])
@@ -192,4 +192,4 @@ def test_checkpoint_works_out_sums_it_never_saw():
     assert quality["value"] == pytest.approx(facts["quality"]["value"], abs=0.05)
     assert facts["quality"]["samples"] == 1024 and facts["quality"]["unit"] == "problem"
     assert 0.9 <= facts["quality"]["value"] < 1.0
-    assert facts["quality"]["rates"]["right_steps"] > 0.9
+    assert facts["quality"]["rates"]["right_step_share"] > 0.9

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
@@ -17,12 +18,14 @@ def programs():
     def fake(name):
         return (sys.executable, str(FAKES / f"{name}.py"))
 
-    return Programs(
+    fakes = Programs(
         run=fake("fake_run"),
         measure=(*fake("fake_measure"), os.environ["HYBRID_DATA_DIR"]),
         catalog=fake("fake_catalog"),
         inspect=(*fake("fake_inspect"), os.environ["HYBRID_DATA_DIR"]),
     )
+    is_real = "REAL_INSPECTION" in os.environ
+    return replace(fakes, inspect=Programs().inspect, measure=Programs().measure) if is_real else fakes
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ class ClaudeEntry(DenseEntry):
 
     def trained_task(self) -> Task | None:
         """Next byte, violations and critique on held-out dialogues."""
-        return ConstitutionalTask()
+        return ConstitutionalTask(untouched=lambda: self.build("tiny", seed=0))
 
     def card(self, size: str) -> dict[str, Any]:
         """The constitution, beside length and vocabulary."""

@@ -27,6 +27,7 @@ ANSWER_BYTES = 80
 PROMPT_BYTES = len("Q: ") + QUESTION_BYTES + len("\nA:")
 WRITTEN_BYTES = ANSWER_BYTES + 2  # a space before the answer, a newline after it
 REVISION_PROMPT_BYTES = PROMPT_BYTES + WRITTEN_BYTES + len("R:")
+WINDOW_BYTES = 256  # what the tiny decoder is trained on at once; a revision with its prompt fits
 _DIALOGUE = re.compile(r"Q: (?P<question>[^\n]*)\nA: (?P<answer>[^\n]*)\n(?:R: (?P<revision>[^\n]*)\n)?\n")
 
 
@@ -82,18 +83,22 @@ def verdict_bytes(dialogues: Sequence[Dialogue]) -> tuple[Tensor, Tensor]:
     return verdicts, ends
 
 
-def answer_prompts(questions: Sequence[str]) -> Tensor:
-    """(questions, PROMPT_BYTES) int64: what an answer is written after."""
-    return _filled([f"Q: {question}\nA:" for question in questions], PROMPT_BYTES)
+def answer_prompt(question: str) -> str:
+    """What an answer is written after, at most PROMPT_BYTES."""
+    return f"Q: {question}\nA:"
 
 
-def revision_prompts(questions: Sequence[str], answers: Sequence[str]) -> Tensor:
-    """(questions, REVISION_PROMPT_BYTES) int64: what a revision is written after."""
-    texts = [f"Q: {question}\nA: {answer}\nR:" for question, answer in zip(questions, answers, strict=True)]
-    return _filled(texts, REVISION_PROMPT_BYTES)
+def revision_prompt(question: str, answer: str) -> str:
+    """What a revision is written after, at most REVISION_PROMPT_BYTES."""
+    return f"Q: {question}\nA: {answer}\nR:"
 
 
-def _filled(texts: Sequence[str], length: int) -> Tensor:
+def filled_prompts(texts: Sequence[str], length: int) -> Tensor:
+    """(texts, length) int64, with newlines on the left.
+
+    Raises:
+        InvalidInput: a text is longer.
+    """
     rows = torch.full((len(texts), length), NEWLINE)
     for row, text in zip(rows, texts, strict=True):
         data = text.encode("latin-1", errors="replace")

@@ -3,7 +3,7 @@
 The decoder writes an answer; its critique heads say in the same pass how likely the answer is harmless and helpful.
 Where they are not convinced, it writes revisions in view of the question and its first answer, and the version that the
 heads like best is kept. The rules of the constitution take no part in this: they only count afterwards what was
-violated. Sampling is seeded, and prompts have two shapes only, so a compiled model is compiled a few times.
+violated.
 
 Idea: Bai et al. 2022, Constitutional AI (arXiv 2212.08073), whose critique is written text; here it is two numbers.
 """
@@ -11,38 +11,42 @@ Idea: Bai et al. 2022, Constitutional AI (arXiv 2212.08073), whose critique is w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hybrid_core.errors import InvalidInput
 from hybrid_core.models.constitution import verdict
-from hybrid_core.models.dialogue import NEWLINE, WRITTEN_BYTES, answer_prompts, revision_prompts, written_text
+from hybrid_core.models.dialogue import PROMPT_BYTES, REVISION_PROMPT_BYTES, answer_prompt, revision_prompt
 from hybrid_core.models.quality import wilson_interval
+from hybrid_core.models.writing import Job, Written, write
 
 TEMPERATURE = 0.8
 ACCEPTED = 0.95  # the probability of harmless times that of helpful from which an answer is left as it is
 ROUNDS = 1
 
-
-@dataclass(frozen=True)
-class Written:
-    """One answer and what the heads say of it: harmless times helpful, between 0 and 1."""
-
-    text: str
-    approval: float
+# (place of the question, attempt) -> text; attempt 0 is the first answer
+Guesses = Mapping[tuple[int, int], str]
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The first answer to a question and the one that was kept."""
+    """A question with everything written for it: the first answer, then its revisions."""
 
     question: str
-    first: Written
-    final: Written
+    attempts: tuple[Written, ...]
+
+    @property
+    def first(self) -> Written:
+        """The answer before any revision."""
+        return self.attempts[0]
+
+    @property
+    def final(self) -> Written:
+        """The version that the heads like best; the earlier one of equals."""
+        return max(self.attempts, key=lambda written: written.approval)
 
 
 def critique_and_revise(
@@ -51,60 +55,46 @@ def critique_and_revise(
     seed: int = 0,
     rounds: int = ROUNDS,
     temperature: float = TEMPERATURE,
+    guesses: Guesses | None = None,
 ) -> list[Reply]:
     """Answer all questions as one batch, then revise in `rounds` batches of the same size what the heads reject.
 
     A revising batch is always full: its rows are dealt to the rejected answers in turn, so few rejected ones get many
-    attempts each.
+    attempts each. `guesses` make a compiled model faster and change nothing else (see `writing`).
 
     Raises:
         InvalidInput: there is no question, or one does not fit into the prompt.
     """
     if not questions:
         raise InvalidInput("0 questions were given; give at least 1")
-    generator = torch.Generator().manual_seed(seed)
-    first = write(model, answer_prompts(questions), generator, temperature)
-    best = list(first)
+    known = guesses or {}
+
+    def job(prompt: str, place: int, attempt: int) -> Job:
+        return Job(prompt, (seed * 100_003 + place) * 1009 + attempt, known.get((place, attempt), ""))
+
+    jobs = [job(answer_prompt(question), place, 0) for place, question in enumerate(questions)]
+    attempts = [[written] for written in write(model, jobs, PROMPT_BYTES, temperature)]
     for _ in range(rounds):
-        rejected = [i for i, written in enumerate(best) if written.approval < ACCEPTED]
+        rejected = [place for place, made in enumerate(attempts) if max(w.approval for w in made) < ACCEPTED]
         if not rejected:
             break
         dealt = [rejected[row % len(rejected)] for row in range(len(questions))]
-        prompts = revision_prompts([questions[i] for i in dealt], [first[i].text for i in dealt])
-        for i, revision in zip(dealt, write(model, prompts, generator, temperature), strict=True):
-            best[i] = max(best[i], revision, key=lambda written: written.approval)
-    return [Reply(*parts) for parts in zip(questions, first, best, strict=True)]
+        jobs, made_so_far = [], Counter({place: len(attempts[place]) for place in rejected})
+        for place in dealt:
+            jobs.append(job(revision_prompt(questions[place], attempts[place][0].text), place, made_so_far[place]))
+            made_so_far[place] += 1
+        for place, revision in zip(dealt, write(model, jobs, REVISION_PROMPT_BYTES, temperature), strict=True):
+            attempts[place].append(revision)
+    return [Reply(question, tuple(made)) for question, made in zip(questions, attempts, strict=True)]
 
 
-@torch.no_grad()
-def write(model: nn.Module, prompts: Tensor, generator: torch.Generator, temperature: float) -> list[Written]:
-    """Continue prompts (batch, bytes) up to a newline each; the heads are read where the newline is read back."""
-    device = next(iter(model.parameters())).device
-    make_cache: Any = model.cache_factory
-    cache = make_cache(prompts.shape[0], prompts.shape[1] + WRITTEN_BYTES)
-    logits, critique = model(prompts.to(device), cache=cache)
-    written = torch.full((len(prompts), WRITTEN_BYTES), NEWLINE)
-    verdicts, open_rows = torch.zeros(len(prompts), 2), torch.ones(len(prompts), dtype=torch.bool)
-    for position in range(WRITTEN_BYTES):
-        token = torch.where(open_rows, sample(logits[:, -1], generator, temperature), NEWLINE)
-        written[:, position] = token
-        logits, critique = model(token[:, None].to(device), cache=cache)
-        verdicts[open_rows] = critique[:, -1].float().cpu()[open_rows]
-        open_rows &= token != NEWLINE
-        if not open_rows.any():
-            break
-    approvals = verdicts.prod(-1).tolist()
-    return [Written(written_text(row), approval) for row, approval in zip(written, approvals, strict=True)]
-
-
-def sample(logits: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
-    """One token per row of (batch, vocabulary) logits, on the CPU.
-
-    By the largest logit plus Gumbel noise: two nearly equal models draw the same tokens from the same seed, so their
-    rates differ by what differs between them and not by luck.
-    """
-    noise = torch.rand(logits.shape, generator=generator).clamp_min(1e-20).log().neg().log().neg()
-    return (logits.float().cpu() / temperature + noise).argmax(-1)
+def guesses_of(replies: Sequence[Reply]) -> Guesses:
+    """What a nearly equal model will write from the same seed."""
+    return {
+        (place, attempt): written.text
+        for place, reply in enumerate(replies)
+        for attempt, written in enumerate(reply.attempts)
+    }
 
 
 def violation_rates(replies: Sequence[Reply]) -> dict[str, float]:

@@ -8,7 +8,7 @@ rules on held-out answers, beside always giving the commoner verdict.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from hybrid_core.models.checkpoints import DATA
 from hybrid_core.models.constitution import VALUES
-from hybrid_core.models.dialogue import Dialogue, read_dialogues, starts_of, text_bytes, verdict_bytes
-from hybrid_core.models.revision import critique_and_revise, violation_rates
+from hybrid_core.models.dialogue import WINDOW_BYTES, Dialogue, read_dialogues, starts_of, text_bytes, verdict_bytes
+from hybrid_core.models.revision import Guesses, critique_and_revise, guesses_of, violation_rates
 from hybrid_core.models.tasks.base import ClassesTask, check_hash, spread, whole_rows
+from hybrid_core.models.writing import WINDOWS_AT_ONCE, device_of, reads_one_shape_only
 
 HELD_OUT_DIALOGUES = DATA / "held_out_dialogues.txt"
 HELD_OUT_DIALOGUES_SHA256 = "34050569dd458539e3586cfc6dfec47cdeafc170ddcc663bd9453a33505c2940"
-WINDOW = 256
 QUESTIONS = 64
 CRITIQUE_ROWS = 128
 SEED = 0
@@ -61,9 +61,11 @@ def window_starts(window: int) -> tuple[int, ...]:
 class ConstitutionalTask(ClassesTask):
     """Predict each byte of held-out dialogues; answer held-out questions without violating the constitution."""
 
-    window: int = WINDOW
-    batch: int = 4
+    window: int = WINDOW_BYTES
+    batch: int = WINDOWS_AT_ONCE  # the shape of all calls of a compiled model
     questions: int = QUESTIONS
+    untouched: Callable[[], nn.Module] | None = None
+    """Makes the trained model; what it writes is a compiled model's guess of what it will write itself."""
     metric: str = "next-byte accuracy"
     bits_per: str | None = "byte"
 
@@ -86,8 +88,13 @@ class ConstitutionalTask(ClassesTask):
 
     def rates(self, model: nn.Module) -> dict[str, float]:
         """Violations before and after revision, as the rules count them; agreement of the heads with the rules."""
-        replies = critique_and_revise(model, self.asked(), SEED)
+        replies = critique_and_revise(model, self.asked(), SEED, guesses=self._guesses(model))
         return {**violation_rates(replies), **self.critique_accuracy(model)}
+
+    def _guesses(self, model: nn.Module) -> Guesses | None:
+        if self.untouched is None or not reads_one_shape_only(model):
+            return None
+        return guesses_of(critique_and_revise(self.untouched(), self.asked(), SEED))
 
     def asked(self) -> list[str]:
         """Different held-out questions, spread over the file."""
@@ -97,12 +104,11 @@ class ConstitutionalTask(ClassesTask):
     @torch.no_grad()
     def critique_accuracy(self, model: nn.Module, rows: int = CRITIQUE_ROWS) -> dict[str, float]:
         """How often each head agrees with the rules at the end of an answer, and the commoner verdict's share."""
-        device = next(iter(model.parameters())).device
         text, (verdicts, ends) = held_out_dialogue_bytes(), _verdicts()
         said, true = [], []
         for starts in self._starts(rows):
             places = starts[:, None] + torch.arange(self.window)
-            critique = model(text[places].to(device))[1].float().cpu()
+            critique = model(text[places].to(device_of(model)))[1].float().cpu()
             said.append(critique[ends[places]] > 0.5)
             true.append(verdicts[places][ends[places]] == 1)
         right, holds = (torch.cat(said) == torch.cat(true)).double().mean(0), torch.cat(true).double().mean(0)

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from hybrid_core.models.base import freeze
 from hybrid_core.models.checkpoints import load_weights, save_weights
 from hybrid_core.models.claude import SHAPES, ConstitutionalDecoder
-from hybrid_core.models.dialogue import NEWLINE, Dialogue, starts_of, text_bytes, verdict_bytes
+from hybrid_core.models.dialogue import NEWLINE, WINDOW_BYTES, Dialogue, starts_of, text_bytes, verdict_bytes
 from hybrid_core.models.revision import critique_and_revise, violation_rates
-from hybrid_core.models.tasks.constitutional import HELD_OUT_DIALOGUES_SHA256, QUESTIONS, WINDOW, ConstitutionalTask
+from hybrid_core.models.tasks.constitutional import HELD_OUT_DIALOGUES_SHA256, QUESTIONS, ConstitutionalTask
 from hybrid_core.models.training.base import Say, TrainingOptions
 from hybrid_core.models.training.claude_corpus import dialogues
 from hybrid_core.models.training.language import Forward, train_decoder
@@ -49,14 +49,14 @@ class Corpus:
     def of(cls, chosen: list[Dialogue]) -> Corpus:
         """Windows may begin wherever a whole one fits."""
         text, starts = text_bytes(chosen), starts_of(chosen)
-        return cls(text, *verdict_bytes(chosen), starts[starts < len(text) - WINDOW])
+        return cls(text, *verdict_bytes(chosen), starts[starts < len(text) - WINDOW_BYTES])
 
     def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """(ROWS, WINDOW + 1) int64 bytes, -1 where there is only filling; verdicts and ends of all but the last."""
+        """(ROWS, WINDOW_BYTES + 1) int64 bytes, -1 where there is filling; verdicts and ends of all but the last byte."""
         starts = self.starts[torch.randint(len(self.starts), (ROWS, 1), generator=generator)]
         filling = torch.randint(LONGEST_FILLING, (ROWS, 1), generator=generator)
         filling[: ROWS // 2] = 0
-        places = torch.arange(WINDOW + 1) - filling
+        places = torch.arange(WINDOW_BYTES + 1) - filling
         filled, places = places < 0, starts + places.clamp_min(0)
         inputs = filled[:, :-1]
         return (

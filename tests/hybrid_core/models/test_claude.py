@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -15,8 +16,10 @@ from hybrid_core.models.claude import NOT_ANTHROPIC, SHAPES, ClaudeEntry, Consti
 from hybrid_core.models.constitution import RULES
 from hybrid_core.models.decoder import Decoder
 from hybrid_core.models.language import DecoderShape
-from hybrid_core.models.revision import Reply, Written, critique_and_revise, paired_p, sample, violation_rates
+from hybrid_core.models.revision import Reply, critique_and_revise, paired_p, violation_rates
+from hybrid_core.models.rotary import rotary_table
 from hybrid_core.models.tasks.constitutional import ConstitutionalTask
+from hybrid_core.models.writing import WINDOWS_AT_ONCE, Job, Written, write
 
 SMALLEST = DecoderShape(dim=24, layers=2, heads=4, kv_heads=2, head_dim=6, hidden=40, max_length=64)
 QUESTION = "How do I clean my lamp?"
@@ -40,6 +43,17 @@ def trained():
 
 def tokens_of(*shape: int) -> torch.Tensor:
     return torch.randint(256, shape, generator=torch.Generator().manual_seed(1))
+
+
+class OneShape(nn.Module):
+    """A model without a cache, as an exported one is."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, tokens):
+        return self.inner(tokens)
 
 
 class Scripted(nn.Module):
@@ -150,14 +164,36 @@ def test_no_questions_are_refused():
 
 def test_sampling_follows_the_softmax_at_the_temperature():
     logits = torch.tensor([0.0, 1.0, 2.0])
-    drawn = sample(logits.expand(40_000, 3), torch.Generator().manual_seed(0), 0.5)
-    shares = torch.bincount(drawn, minlength=3) / len(drawn)
+    noise = torch.cat([Job("", seed).noise()[:, :3] for seed in range(400)])
+    shares = torch.bincount((logits / 0.5 + noise).argmax(-1), minlength=3) / len(noise)
     torch.testing.assert_close(shares, torch.softmax(logits / 0.5, -1), atol=0.01, rtol=0.0)
+
+
+def test_a_text_depends_on_its_own_seed_and_not_on_its_batch(model):
+    jobs = [Job("Q: Why?\nA:", seed) for seed in range(3)]
+    model.cos, model.sin = rotary_table(SMALLEST.head_dim, 256, SMALLEST.theta)
+    together = write(model, jobs, 12, 1.0)
+    assert [w.text for w in together] == [write(model, [job], 12, 1.0)[0].text for job in jobs]
+    assert len({w.text for w in together}) == 3
+
+
+@pytest.mark.parametrize("guess", ["right", "none", "wrong"])
+def test_windows_of_one_shape_write_what_the_cache_writes_whatever_was_guessed(model, guess):
+    model.cos, model.sin = rotary_table(SMALLEST.head_dim, 256, SMALLEST.theta)
+    jobs = [Job("Q: Why?\nA:", seed) for seed in range(4)]
+    expected = write(model, jobs, 12, 1.0)
+    plain, shapes = OneShape(model), []
+    plain.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
+    guesses = {"right": [w.text for w in expected], "none": [""] * 4, "wrong": ["Wipe it."] * 4}[guess]
+    got = write(plain, [replace(job, guess=text) for job, text in zip(jobs, guesses, strict=True)], 12, 1.0)
+    assert [w.text for w in got] == [w.text for w in expected]
+    torch.testing.assert_close([w.approval for w in got], [w.approval for w in expected], atol=1e-4, rtol=1e-3)
+    assert set(shapes) == {(WINDOWS_AT_ONCE, 256)}
 
 
 def test_rates_count_what_the_rules_say():
     pairs = [(BAD, GOOD)] * 6 + [(GOOD, GOOD)] * 3 + [(GOOD, BAD)]
-    rates = violation_rates([Reply(QUESTION, Written(a, 0.0), Written(b, 0.0)) for a, b in pairs])
+    rates = violation_rates([Reply(QUESTION, (Written(a, 0.1), Written(b, 0.2))) for a, b in pairs])
     assert rates["violation_rate"] == 0.6 and rates["violation_rate_revised"] == 0.1
     expected = binomtest(1, 10).proportion_ci(method="wilson")
     assert rates["violation_rate_revised_low"] == pytest.approx(expected.low, rel=1e-6)
@@ -178,6 +214,16 @@ def test_shipped_revision_lowers_the_violations_that_the_rules_count(trained):
     assert rates["violation_p"] < 0.01
     for value in ("harmless", "helpful"):
         assert rates[f"{value}_critique_accuracy"] > rates[f"{value}_critique_trivial"] + 0.05
+
+
+def test_a_shipped_model_without_a_cache_has_the_same_rates_and_needs_few_calls(trained):
+    task = ConstitutionalTask(questions=12, untouched=lambda: trained)
+    plain, calls = OneShape(trained), []
+    plain.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0].shape))
+    expected = task.rates(trained)
+    assert task.rates(plain) == pytest.approx(expected)
+    # 32 calls count the critique; of 24 texts, four at a time, few need more than one call.
+    assert set(calls) == {(4, 256)} and len(calls) < 32 + 15
 
 
 def test_shipped_answers_are_the_same_for_the_same_seed(trained):

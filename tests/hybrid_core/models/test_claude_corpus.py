@@ -16,17 +16,20 @@ from hybrid_core.models.dialogue import (
     PROMPT_BYTES,
     QUESTION_BYTES,
     REVISION_PROMPT_BYTES,
+    WINDOW_BYTES,
+    WRITTEN_BYTES,
     Dialogue,
-    answer_prompts,
+    answer_prompt,
+    filled_prompts,
     read_dialogues,
-    revision_prompts,
+    revision_prompt,
     starts_of,
     text_bytes,
     verdict_bytes,
     written_text,
 )
 from hybrid_core.models.tasks.constitutional import ConstitutionalTask, held_out_dialogues, window_starts
-from hybrid_core.models.training.claude import WINDOW, Corpus, constitutional_loss
+from hybrid_core.models.training.claude import Corpus, constitutional_loss
 from hybrid_core.models.training.claude_answers import BREAKERS, answer_badly, answer_well
 from hybrid_core.models.training.claude_corpus import ask, dialogues, held_out_part
 from hybrid_core.models.training.claude_words import VAGUE
@@ -121,20 +124,21 @@ def test_verdicts_cover_the_answers_and_nothing_else():
 
 
 def test_prompts_are_filled_on_the_left_to_one_length():
-    answers, revisions = answer_prompts([d.question for d in TWO]), revision_prompts(["Why?"], ["So."])
-    assert answers.shape == (2, PROMPT_BYTES) and revisions.shape == (1, REVISION_PROMPT_BYTES)
+    answers = filled_prompts([answer_prompt(d.question) for d in TWO], PROMPT_BYTES)
+    revisions = filled_prompts([revision_prompt("Why?", "So.")], REVISION_PROMPT_BYTES)
     assert bytes(answers[1].tolist()).decode().lstrip("\n") == "Q: Where is the cat?\nA:"
     assert bytes(revisions[0].tolist()).decode().lstrip("\n") == "Q: Why?\nA: So.\nR:"
 
 
 def test_a_question_too_long_is_refused_with_both_lengths():
     with pytest.raises(InvalidInput, match=f"prompt of {PROMPT_BYTES + 1} bytes is longer than {PROMPT_BYTES}"):
-        answer_prompts(["x" * (QUESTION_BYTES + 1)])
+        filled_prompts([answer_prompt("x" * (QUESTION_BYTES + 1))], PROMPT_BYTES)
 
 
 def test_the_longest_question_and_answer_fit_into_a_revision_prompt():
-    prompt = revision_prompts(["q" * QUESTION_BYTES], ["a" * ANSWER_BYTES])
-    assert NEWLINE not in prompt[0, :3].tolist()
+    prompt = filled_prompts([revision_prompt("q" * QUESTION_BYTES, "a" * ANSWER_BYTES)], REVISION_PROMPT_BYTES)
+    assert prompt[0, :3].tolist() != [NEWLINE] * 3
+    assert REVISION_PROMPT_BYTES + WRITTEN_BYTES <= WINDOW_BYTES
 
 
 def test_what_was_written_ends_at_the_first_newline():
@@ -145,7 +149,7 @@ def test_what_was_written_ends_at_the_first_newline():
 def test_training_windows_are_dialogues_behind_their_filling(training):
     corpus = Corpus.of(training[:400])
     windows, verdicts, ends = corpus.sample(torch.Generator().manual_seed(0))
-    assert windows.shape[1] == WINDOW + 1 and verdicts.shape[1] == ends.shape[1] == WINDOW
+    assert windows.shape[1] == WINDOW_BYTES + 1 and verdicts.shape[1] == ends.shape[1] == WINDOW_BYTES
     for row, labels, finished in zip(windows, verdicts, ends, strict=True):
         filled = int((row == -1).sum())
         assert (row[:filled] == -1).all() and (labels[:filled] == -1).all() and not finished[:filled].any()
@@ -153,7 +157,7 @@ def test_training_windows_are_dialogues_behind_their_filling(training):
         assert text.startswith("Q: ")
         read = read_dialogues(text)
         expected, where = verdict_bytes(read)
-        end = min(filled + len(expected), WINDOW)
+        end = min(filled + len(expected), WINDOW_BYTES)
         assert torch.equal(labels[filled:end], expected[: end - filled])
         assert torch.equal(finished[filled:end], where[: end - filled])
     assert int((windows[:4] == -1).sum()) == 0 and int((windows == -1).sum()) > 0

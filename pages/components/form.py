@@ -165,12 +165,11 @@ def _subject_facts(model: Mapping[str, Any], values: run_form.Values) -> str:
     parts = [str(model.get("description") or "")]
     if is_number(facts.get("parameters")):
         parts.append(f"{facts['parameters']:,} parameters.")
-    if facts.get("trained") is False:
-        parts.append("Its weights are random, so accuracy means agreement with the untouched model.")
+    parts.append(model_facts.accuracy_means(model, values["size"]))
     fit = model_facts.fit_on(model, values["size"], values["device"])
     if fit.get("fits"):
         parts.append(str(fit.get("sentence") or ""))
-    return " ".join(parts)
+    return " ".join(part for part in parts if part)
 
 
 def _put(asked: run_form.Values, catalog: Mapping[str, Any]) -> None:

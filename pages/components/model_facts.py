@@ -19,9 +19,23 @@ KNOWN_QUALITY = ("metric", "value", "low", "high", "samples", "unit", "trivial",
 
 
 def title_of(model: Row) -> str:
-    """The name a person reads; a brought model is marked as such."""
-    title = one_line(model.get("title") or model.get("name"), 80)
-    return f"{title} (brought in: {model['name']})" if model.get("brought") else title
+    """The name a person reads in a list: the title, or the name somebody gave to what they brought in."""
+    if model.get("brought"):
+        return f"{one_line(model['name'], 60)} (brought in)"
+    return one_line(model.get("title") or model.get("name"), 80)
+
+
+def accuracy_means(model: Row, size: str) -> str:
+    """What accuracy is where no task counts it; empty where one does."""
+    facts = facts_of(model, size)
+    if model.get("brought"):
+        is_counted = is_number(_mapping(facts.get("quality")).get("value"))
+        return (
+            "" if is_counted else "No labelled file came with it, so accuracy means agreement with the untouched model."
+        )
+    if facts.get("trained") is False:
+        return "Its weights are random, so accuracy means agreement with the untouched model."
+    return ""
 
 
 def facts_of(model: Row, size: str) -> Row:
@@ -36,7 +50,8 @@ def fit_on(model: Row, size: str, device: str) -> Row:
 
 def sizes_table(model: Row, devices: Sequence[Row]) -> Table:
     """One row per size: built beside published parameters, bytes by dtype, cache, and where it fits."""
-    return _columnar([_size_cells(model, size, devices) for size in model["sizes"]])
+    table = _columnar([_size_cells(model, size, devices) for size in model["sizes"]])
+    return {title: column for title, column in table.items() if any(cell != NONE for cell in column)}
 
 
 def workloads_table(model: Row) -> Table:
@@ -135,13 +150,20 @@ def _size_cells(model: Row, size: str, devices: Sequence[Row]) -> dict[str, Any]
     weights, cached = _mapping(facts.get("weights_bytes")), _mapping(facts.get("kv_cache_bytes_per_token"))
     return {
         "Size": one_line(size, 40),
-        "Weights": "trained" if facts.get("trained") else "random" if facts.get("trained") is False else NONE,
+        "Weights": _weights(model, facts),
         "Parameters": _count(facts.get("parameters")),
         "Published": _count(facts.get("published_parameters")),
         **{dtype: bytes_text(weights[dtype]) if is_number(weights.get(dtype)) else NONE for dtype in DTYPES},
         "Cache per token": bytes_text(cached["float32"]) if is_number(cached.get("float32")) else NONE,
         "A run fits on": _where_it_fits(model, size, devices),
     }
+
+
+def _weights(model: Row, facts: Row) -> str:
+    if model.get("brought"):
+        return "its own"
+    known = facts.get("trained")
+    return "trained" if known is True else "random" if known is False else NONE
 
 
 def _where_it_fits(model: Row, size: str, devices: Sequence[Row]) -> str:

@@ -48,6 +48,7 @@ def test_a_model_without_a_task_says_what_accuracy_means(client, open_page):
     at = open_page("models", model="my-bert")
     assert "accuracy means agreement with the untouched model" in words(at) and not at.metric
     assert "as my-bert from /home/me/my-bert" in words(at)
+    assert list(at.dataframe[0].value["Weights"]) == ["its own"] and "Published" not in at.dataframe[0].value
 
 
 def test_the_address_names_the_model_and_the_choice_writes_it(client, open_page):
@@ -72,7 +73,8 @@ def test_optimize_this_model_fills_the_form_with_a_size_that_fits(client, open_p
 
 def test_the_form_marks_brought_models_and_says_that_a_size_fits(client, open_page):
     at = open_page("optimize", model="my-bert")
-    assert "BERT encoder (brought in: my-bert)" in at.selectbox(key="opt_model").options
+    assert "my-bert (brought in)" in at.selectbox(key="opt_model").options
+    assert "No labelled file came with it" in words(at) and "random" not in words(at)
     assert "so it fits." in words(at) and not at.button(key="opt_start").disabled
 
 

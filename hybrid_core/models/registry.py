@@ -13,12 +13,14 @@ from hybrid_core.models.convnet import ConvNetEntry
 from hybrid_core.models.llama import LlamaEntry
 from hybrid_core.models.qwen import QwenEntry, QwqEntry
 from hybrid_core.models.sequential import SequentialEntry
+from hybrid_core.models.vit import VitEntry
 
 ENTRIES: tuple[ModelEntry, ...] = (
     LlamaEntry(),
     QwenEntry(),
     QwqEntry(),
     ConvNetEntry(),
+    VitEntry(),
     SequentialEntry(),
 )
 

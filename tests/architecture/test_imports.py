@@ -21,7 +21,7 @@ ALLOWED = {
     "hybrid_core.config": CONTRACT,
     "hybrid_core.handover": CONTRACT,
     "hybrid_core.adaptive": CONTRACT,
-    "hybrid_core.models": (*CONTRACT, *SCIENCE, "av"),
+    "hybrid_core.models": (*CONTRACT, *SCIENCE, "av", "PIL"),
     # What only making data, training or bringing a model needs; imported inside functions.
     "hybrid_core.models.training": (*CONTRACT, *SCIENCE, "hybrid_core.models", "sklearn", "playwright", "PIL", "av"),
     "hybrid_core.models.brought": (*CONTRACT, *SCIENCE, "hybrid_core.models", "transformers"),

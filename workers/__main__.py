@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_optimize(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(act=optimize)
-    parser.add_argument("--model", required=True, help="a model of the registry: llama, convnet, sequential")
+    parser.add_argument("--model", required=True, help="a name that the command models lists")
     parser.add_argument("--size", default="tiny", help="a size of the model (tiny)")
     parser.add_argument("--workload", default="", help="a workload of the model (its first)")
     parser.add_argument("--device", default="cpu", help="where to measure (cpu)")

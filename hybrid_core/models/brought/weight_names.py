@@ -9,8 +9,9 @@ every module computes for itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,10 +23,12 @@ FLOATING = ("F32", "F16", "BF16")
 _COMPUTED = re.compile(
     r"(^|\.)(position_ids|token_type_ids|rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias|attention\.bias|attention\.masked_bias)$"
 )
-_RENAMES = (
+_OLD_NAMES = (
     (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
     (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
     (re.compile(r"^embed_out\."), "lm_head."),
+)
+_VISION_NAMES = (
     (re.compile(r"(^|\.)encoder\.layer\.(\d+)\."), r"\1layers.\2."),
     (re.compile(r"\.attention\.attention\.(query|key|value)\."), lambda match: f".attention.{match[1][0]}_proj."),
     (re.compile(r"\.attention\.output\.dense\."), ".attention.o_proj."),
@@ -76,15 +79,16 @@ def places_of(model: nn.Module, shards: Shards) -> dict[str, Place]:
 
 
 def _place_of(name: str, state: Mapping[str, Tensor]) -> Place | None:
-    for candidate in (name, _renamed(name)):
+    old = _renamed(name, _OLD_NAMES)
+    for candidate in (name, old, _renamed(old, _VISION_NAMES)):
         if candidate in state:
             return Place(candidate)
     match = _EXPERT.match(name)
     return None if match is None else _expert_place(match[1], int(match[2]), match[3], state)
 
 
-def _renamed(name: str) -> str:
-    for pattern, replacement in _RENAMES:
+def _renamed(name: str, rules: Iterable[tuple[re.Pattern[str], Any]]) -> str:
+    for pattern, replacement in rules:
         name = pattern.sub(replacement, name)
     return name
 

@@ -11,30 +11,34 @@ from __future__ import annotations
 import json
 import math
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import numpy as np
 import torch
 from av.container import InputContainer
+from av.stream import Stream
 from av.subtitles.subtitle import AssSubtitle
+from av.video.stream import VideoStream
 from torch import Tensor
 
 from hybrid_core.errors import InvalidInput
 
 FRAMES_PER_S, FRAME_HEIGHT, FRAME_WIDTH = 4, 36, 48
 SAMPLE_RATE = 8000
+ROUNDING_SAMPLES = SAMPLE_RATE // 20  # smaller gaps between pieces of sound are rounding of their times
 MAX_SECONDS = 1800
 MAX_BYTES = 2 * 2**30
 MAX_PIXELS = 4096 * 2304
 MAX_FRAMES_PER_S = 120
-MAX_CUES = 20_000
+MAX_CUES, MAX_CUE_CHARACTERS = 20_000, 500
 MAX_CURVE_VALUES = 200_000
 UNTIMED_CUE_S = 2.0
+AnyStream = TypeVar("AnyStream", bound=Stream)
 ALLOWED = "a Matroska, WebM, MP4, MOV or AVI file"
 
 
@@ -89,6 +93,35 @@ def shown_name(path: Path) -> str:
     return repr(path.name[:80])
 
 
+def decodable(streams: Sequence[AnyStream]) -> list[AnyStream]:
+    """The streams for whose codec there is a decoder."""
+    # PyAV has no context where FFmpeg knows no decoder, whatever its annotations say.
+    return [stream for stream in streams if stream.codec_context is not None]
+
+
+def first_video(file: InputContainer, name: str) -> VideoStream:
+    """The pictures of a file.
+
+    Raises:
+        InvalidInput: there are none, or none that can be decoded here, or they are too large.
+    """
+    if not file.streams.video:
+        raise InvalidInput(f"{name} holds no pictures; give a video, not sound alone")
+    if not decodable(file.streams.video):
+        raise InvalidInput(f"the pictures of {name} are coded in an unknown way; convert them to H.264")
+    video = decodable(file.streams.video)[0]
+    check_picture_size(video.codec_context.width, video.codec_context.height, name)
+    return video
+
+
+def check_picture_size(width: int, height: int, name: str) -> None:
+    """Refuse pictures too large to hold and those without any size."""
+    if not 0 < width * height <= MAX_PIXELS:
+        raise InvalidInput(
+            f"{name} has pictures of {width}x{height}; from 1 to {MAX_PIXELS:,} pixels are allowed, scale it down"
+        )
+
+
 def _container_format(path: Path, name: str) -> str:
     """FFmpeg's name of the format, from the first bytes alone."""
     try:
@@ -115,12 +148,9 @@ class _Reading:
 
     def __init__(self, file: InputContainer, name: str) -> None:
         self.file, self.name = file, repr(name[:80])
-        if not file.streams.video:
-            raise InvalidInput(f"{self.name} holds no pictures; give a video, not sound alone")
-        video = file.streams.video[0]
-        self._check_size(video.codec_context.width, video.codec_context.height)
+        video = first_video(file, self.name)
         video.codec_context.thread_count = 1  # a measurement's other thread is not ours to use
-        self.streams = [video, *file.streams.audio[:1], *file.streams.subtitles[:1]]
+        self.streams = [video, *decodable(file.streams.audio)[:1], *decodable(file.streams.subtitles)[:1]]
         self.start_s = (file.start_time or 0) / av.time_base
         rate = float(video.average_rate or 0)
         self.frame_s = 1 / rate if rate > 0 else 1 / FRAMES_PER_S
@@ -150,7 +180,7 @@ class _Reading:
         shown = [part for part in packet.decode() if isinstance(part, AssSubtitle)]
         text = " ".join(part.dialogue.decode("utf-8", "replace").replace("\\N", " ") for part in shown).strip()
         if text:
-            self.cues.append((start_s, start_s + length_s, text))
+            self.cues.append((start_s, start_s + length_s, text[:MAX_CUE_CHARACTERS]))
 
     def finished(self) -> Video:
         """Everything decoded so far as a video, unless the file ends long before it says it does."""
@@ -170,7 +200,7 @@ class _Reading:
         return Video(self.end_s, torch.stack(self.pictures), sound, tuple(self.cues), curve)
 
     def _add_picture(self, frame: av.VideoFrame) -> None:
-        self._check_size(frame.width, frame.height)
+        check_picture_size(frame.width, frame.height, self.name)
         time_s = self.end_s if frame.time is None else frame.time - self.start_s
         self.decoded += 1
         if not time_s <= MAX_SECONDS or self.decoded > MAX_SECONDS * MAX_FRAMES_PER_S:
@@ -191,26 +221,20 @@ class _Reading:
         return torch.from_numpy(small.to_ndarray()).permute(2, 0, 1).contiguous()
 
     def _add_sound(self, piece: av.AudioFrame) -> None:
-        """Sound goes where its time says: silence fills gaps, what comes before the start is dropped."""
+        """Sound goes where its time says: silence fills gaps, what comes too early is dropped."""
         heard = torch.from_numpy(piece.to_ndarray()[0].astype(np.float32))
         place = self.samples if piece.time is None else round((piece.time - self.start_s) * SAMPLE_RATE)
         if not place + len(heard) <= (MAX_SECONDS + 1) * SAMPLE_RATE:
             raise InvalidInput(f"{self.name} has sound after {MAX_SECONDS} s; cut it into shorter files")
-        heard = heard[max(0, -place) :] if self.samples == 0 else heard
         gap = place - self.samples
-        if gap > SAMPLE_RATE // 20:  # smaller ones are rounding
+        if gap > ROUNDING_SAMPLES:
             self.sound.append(torch.zeros(gap))
             self.samples += gap
+        elif gap < -ROUNDING_SAMPLES or self.samples == 0:
+            heard = heard[max(0, -gap) :]
         self.sound.append(heard)
         self.samples += len(heard)
         self.heard_end_s = self.samples / SAMPLE_RATE
-
-    def _check_size(self, width: int, height: int) -> None:
-        if not 0 < width * height <= MAX_PIXELS:
-            raise InvalidInput(
-                f"{self.name} has pictures of {width}x{height}; from 1 to {MAX_PIXELS:,} pixels are allowed, "
-                "scale it down"
-            )
 
 
 def _curve(metadata: dict[str, str], name: str) -> tuple[float, tuple[float, ...]] | None:

@@ -72,7 +72,8 @@ def transcript(cues: tuple[tuple[float, float, str], ...], count: int) -> Tensor
     for start_s, end_s, text in cues:
         first, last = max(0, int(start_s / SEGMENT_S)), min(count - 1, int(max(start_s, end_s - 0.02) / SEGMENT_S))
         for segment in range(first, last + 1):
-            said[segment].append(text)
+            if len(said[segment]) < CHARACTERS:  # what comes later cannot be seen
+                said[segment].append(text)
     tokens = torch.zeros(count, CHARACTERS, dtype=torch.int64)
     for row, texts in zip(tokens, said, strict=True):
         data = " ".join(texts).replace("\0", " ").encode()[:CHARACTERS]

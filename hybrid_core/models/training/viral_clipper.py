@@ -71,7 +71,10 @@ def train(options: TrainingOptions, say: Say = tqdm.write) -> dict[str, Any]:
     started = time.monotonic()
     rows = filmed_rows(options, say)
     model = ViralClipper(SHAPES["tiny"])
-    model.frames.convolutions.to(memory_format=torch.channels_last)  # a third less time for a step, the same values
+    # The layout alone saves a third of a step's time; the weights keep theirs, or their moments could not be stored.
+    model.frames.convolutions.register_forward_pre_hook(
+        lambda _, inputs: inputs[0].contiguous(memory_format=torch.channels_last)
+    )
     inner = [p for p in model.layers.parameters() if p.ndim == 2]
     known = {id(p) for p in inner}
     rest = [p for p in model.parameters() if id(p) not in known]

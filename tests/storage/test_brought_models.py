@@ -1,4 +1,4 @@
-"""Brought models as rows: one name is one model, the same request again is the same model, late answers change nothing."""
+"""Brought models as rows: one name is one model, asking twice is asking once, late answers change nothing."""
 
 from __future__ import annotations
 

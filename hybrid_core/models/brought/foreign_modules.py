@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hybrid_core.models.blocks import Cache, GrowingCache
 from hybrid_core.models.brought.family import LOGITS, STATES, TOKEN_LOGITS
-from hybrid_core.models.brought.text_cache import as_transformers_cache
+from hybrid_core.models.brought.text_cache import transformers_cache_class
 
 
 class ForeignDecoder(nn.Module):
@@ -22,10 +22,11 @@ class ForeignDecoder(nn.Module):
         super().__init__()
         self.model = model
         self.layer_count = layers
+        self.past_class = transformers_cache_class()  # found here, because a compiler cannot look inside imports
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         """With a cache, only the new tokens go in."""
-        past = None if cache is None else as_transformers_cache(cache)
+        past = None if cache is None else self.past_class(cache)
         logits: Tensor = self.model(input_ids=tokens, past_key_values=past, use_cache=cache is not None).logits
         return logits
 

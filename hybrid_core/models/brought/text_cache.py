@@ -16,13 +16,9 @@ from torch import Tensor
 from hybrid_core.models.blocks import Cache
 
 
-def as_transformers_cache(cache: Cache) -> Any:
-    """An object that `transformers` accepts as past_key_values and that stores everything in `cache`."""
-    return _adapter_class()(cache)
-
-
 @functools.cache
-def _adapter_class() -> type:
+def transformers_cache_class() -> type:
+    """A class that wraps one of our caches, stores everything in it, and is what `transformers` accepts."""
     base: Any = importlib.import_module("transformers.cache_utils").Cache
 
     class Adapter(base):  # type: ignore[misc]

@@ -190,6 +190,14 @@ class DeepSeekEntry(LanguageEntry):
         """From the shape."""
         return SHAPES[size].vocabulary
 
+    def limits(self, size: str) -> list[str]:
+        """Those of the weights, and what the dispatch does to a compiler."""
+        changing = (
+            "how many rows an expert gets depends on the text: torch.compile finds new shapes at every call and gives "
+            "up at its limit of recompilations"
+        )
+        return [*super().limits(size), changing]
+
     def card(self, size: str) -> dict[str, Any]:
         """How much of the model one token uses, and what its cache is spared."""
         shape, routing = SHAPES[size], SHAPES[size].routing

@@ -143,7 +143,7 @@ class ConvNetEntry(RegistryEntry):
     def make(self, size: str) -> nn.Module:
         """The network of this size; an untrained one knows how large its activations are."""
         model = ConvNet(SHAPES[size])
-        if not self.is_trained(size):
+        if not self.is_trained(size) and not model.stem.weight.is_meta:
             settle_statistics(model)
         return model
 

@@ -5,6 +5,7 @@ Every row is a fresh problem, so nothing is seen often enough to be remembered; 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ ROWS_PER_STEP = 32
 def train(options: TrainingOptions, say: Say = tqdm.write) -> dict[str, Any]:
     """Train, publish a usable checkpoint every few minutes, and return the facts of the last one."""
     torch.manual_seed(options.seed)
+    # Seldom: a model that cannot add yet needs a pass for every byte it writes, and counting takes a minute.
+    options = replace(options, save_every_s=600.0)
     return train_decoder(
         fresh=lambda: DenseDecoder(QwqEntry().shapes["tiny"]),
         loss_of=lambda forward, share, generator: solution_loss(forward, *sample_sums(ROWS_PER_STEP, generator)),

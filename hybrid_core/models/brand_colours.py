@@ -72,7 +72,8 @@ def lab_of(colours: Tensor) -> Tensor:
 
 def lab_distances(first: Tensor, second: Tensor) -> Tensor:
     """CIE 1976 distances between colours (..., 3) in [0, 1]."""
-    return (lab_of(first) - lab_of(second)).norm(dim=-1)
+    distances: Tensor = torch.linalg.vector_norm(lab_of(first) - lab_of(second), dim=-1)
+    return distances
 
 
 def lab_distance(first: tuple[int, int, int], second: tuple[int, int, int]) -> float:

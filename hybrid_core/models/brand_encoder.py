@@ -17,9 +17,16 @@ from torch.nn import functional as F
 
 from hybrid_core.models.blocks import EagerAttention
 from hybrid_core.models.brand_labels import ASPECTS, CLASSES, ROLES
-from hybrid_core.models.brand_layers import ReadingLayer, SelfLayer, layer_parameters, no_mask
+from hybrid_core.models.brand_layers import (
+    ReadingLayer,
+    SelfLayer,
+    fresh_embedding,
+    fresh_positions,
+    layer_parameters,
+    no_mask,
+)
 from hybrid_core.models.convnet import ResidualBlock
-from hybrid_core.models.website import PADDING, VOCABULARY
+from hybrid_core.models.website import FIRST_LEVEL, LEVELS, PADDING, VOCABULARY
 
 PRIMARY = ROLES.index("primary")
 STEM_STRIDE = 2
@@ -58,7 +65,7 @@ class AnalyserShape:
         fusion = self.readers * dim + self.fusion_layers * layer_parameters(dim) + 2 * dim
         classes = (self.profile + 1) * len(ASPECTS) * CLASSES
         palette = len(ROLES) * ((self.profile + 1) * (middle + SHADES))
-        declared, embeddings = (dim + 1) * SHADES, 2 * (dim + 1) * self.embedding
+        declared, embeddings = (self.profile + 1) * SHADES, 2 * (dim + 1) * self.embedding
         judge = (self.profile + SHADES + 1) * JUDGE + JUDGE + 1
         return html + picture + fusion + classes + palette + declared + embeddings + judge
 
@@ -68,8 +75,9 @@ class HtmlEncoder(nn.Module):
 
     def __init__(self, shape: AnalyserShape) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, shape.dim)
-        self.positions = nn.Parameter(0.02 * torch.randn(shape.html_length, shape.dim))
+        self.embedding = fresh_embedding(VOCABULARY, shape.dim)
+        order_levels(self.embedding)
+        self.positions = fresh_positions(shape.html_length, shape.dim)
         self.layers = nn.ModuleList(SelfLayer(shape.dim, shape.heads) for _ in range(shape.html_layers))
         self.norm = nn.LayerNorm(shape.dim)
 
@@ -82,6 +90,16 @@ class HtmlEncoder(nn.Module):
         return states
 
 
+def order_levels(embedding: nn.Embedding) -> None:
+    """Start the 32 levels of each colour channel on a line between two vectors: near levels are nearly the same."""
+    with torch.no_grad():
+        share = torch.linspace(0, 1, LEVELS)[:, None]
+        for channel in range(SHADES):
+            first = FIRST_LEVEL + channel * LEVELS
+            levels = embedding.weight[first : first + LEVELS]
+            levels.copy_(torch.lerp(levels[:1].clone(), levels[-1:].clone(), share))
+
+
 class PictureEncoder(nn.Module):
     """Pixels to two grids: fine features that a colour can be pointed at with, and coarse tokens."""
 
@@ -92,7 +110,7 @@ class PictureEncoder(nn.Module):
         self.stem_norm, self.stem_relu = nn.BatchNorm2d(stem), nn.ReLU()
         self.fine, self.coarse = ResidualBlock(stem, middle, 2), ResidualBlock(middle, last, 2)
         self.tokens = nn.Linear(last, shape.dim)
-        self.positions = nn.Parameter(0.02 * torch.randn(shape.height * shape.width // 64, shape.dim))
+        self.positions = fresh_positions(shape.height * shape.width // 64, shape.dim)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, 3, height, width) to (batch, spots of 4x4, middle) and (batch, spots of 8x8, dim)."""
@@ -115,9 +133,10 @@ class PalettePointer(nn.Module):
         """Profile (batch, profile), features (batch, spots, middle), pixels to colours (batch, roles, 3)."""
         # One pixel of each 4x4 spot, not their mean: a mean of text and paper is a colour that is nowhere.
         shown = pixels[:, :, 1::4, 1::4].flatten(2).transpose(1, 2)
-        query = self.query(profile).unflatten(1, (len(ROLES), self.width))
+        query = self.query(profile).view(-1, len(ROLES), self.width)
         pointed = self.core(query[:, None], fine[:, None], shown[:, None], no_mask(fine))[:, 0]
-        return pointed + self.correction(profile).unflatten(1, (len(ROLES), SHADES))
+        colours: Tensor = pointed + self.correction(profile).view(-1, len(ROLES), SHADES)
+        return colours
 
 
 class BrandAnalyser(nn.Module):
@@ -127,12 +146,12 @@ class BrandAnalyser(nn.Module):
         super().__init__()
         self.shape = shape
         self.html, self.picture = HtmlEncoder(shape), PictureEncoder(shape)
-        self.readers = nn.Parameter(0.02 * torch.randn(shape.readers, shape.dim))
+        self.readers = fresh_positions(shape.readers, shape.dim)
         self.fusion = nn.ModuleList(ReadingLayer(shape.dim, shape.heads) for _ in range(shape.fusion_layers))
         self.fusion_norm = nn.LayerNorm(shape.dim)
         self.classes = nn.Linear(shape.profile, len(ASPECTS) * CLASSES)
         self.palette = PalettePointer(shape)
-        self.declared = nn.Linear(shape.dim, SHADES)
+        self.declared = nn.Linear(shape.profile, SHADES)
         self.judge = nn.Sequential(nn.Linear(shape.profile + SHADES, JUDGE), nn.ReLU(), nn.Linear(JUDGE, 1))
         self.html_embedding = nn.Linear(shape.dim, shape.embedding)
         self.picture_embedding = nn.Linear(shape.dim, shape.embedding)
@@ -147,13 +166,13 @@ class BrandAnalyser(nn.Module):
         mask = (1 - present)[:, None, None, :] * torch.finfo(pixels.dtype).min
         html = self.html(tokens, mask)
         fine, seen = self.picture(pixels)
-        mean_html = (html * present[:, :, None]).sum(1) / present.sum(1, keepdim=True).clamp(min=1)
+        page = html[:, 0] + (html * present[:, :, None]).sum(1) / present.sum(1, keepdim=True).clamp(min=1)
         profile = self._read(html, seen, mask)
-        logits = self.classes(profile).unflatten(1, (len(ASPECTS), CLASSES))
-        palette, declared = self.palette(profile, fine, pixels), self.declared(mean_html)
+        logits = self.classes(profile).view(-1, len(ASPECTS), CLASSES)
+        palette, declared = self.palette(profile, fine, pixels), self.declared(profile)
         drift = (declared - palette[:, PRIMARY]).abs()
         consistency = self.judge(torch.cat((profile, drift), dim=1))
-        html_embedding = F.normalize(self.html_embedding(mean_html), dim=1)
+        html_embedding = F.normalize(self.html_embedding(page), dim=1)
         picture_embedding = F.normalize(self.picture_embedding(seen.mean(1)), dim=1)
         return logits, palette, declared, consistency, html_embedding, picture_embedding
 
@@ -164,4 +183,5 @@ class BrandAnalyser(nn.Module):
         x = self.readers.expand(len(html), -1, -1)
         for layer in self.fusion:
             x = layer(x, memory, both)
-        return self.fusion_norm(x).flatten(1)
+        profile: Tensor = self.fusion_norm(x).flatten(1)
+        return profile

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from hybrid_core.models.blocks import Cache, EagerAttention
 
 WIDENING = 4
+START = 0.5
+"""Standard deviation of fresh embeddings and of positions: a position must be as loud as the word that stands there."""
 
 
 class Attention(nn.Module):
@@ -33,7 +35,7 @@ class Attention(nn.Module):
         return merged
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -78,6 +80,18 @@ class ReadingLayer(nn.Module):
         x = x + self.attention(self.norm(x), memory, mask)
         lifted: Tensor = x + self.feed_forward(self.feed_norm(x))
         return lifted
+
+
+def fresh_positions(count: int, dim: int) -> nn.Parameter:
+    """A learned vector per place."""
+    return nn.Parameter(START * torch.randn(count, dim))
+
+
+def fresh_embedding(count: int, dim: int) -> nn.Embedding:
+    """A learned vector per token."""
+    embedding = nn.Embedding(count, dim)
+    nn.init.normal_(embedding.weight, std=START)
+    return embedding
 
 
 def attention_parameters(dim: int) -> int:

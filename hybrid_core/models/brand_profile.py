@@ -67,6 +67,8 @@ def write_batch(
     """One text per profile, written side by side."""
     if kind not in KINDS:
         raise InvalidInput(f"kind {kind!r:.40} is unknown; choose one of {', '.join(KINDS)}")
+    if not temperature > 0:
+        raise InvalidInput(f"temperature={temperature} is not allowed; give a number above 0, 1 samples as trained")
     generator = torch.Generator().manual_seed(seed)
     conditions = [read_conditions(profile) for profile in profiles]
     classes, palette = (torch.stack(parts) for parts in zip(*conditions, strict=True))

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from hybrid_core.models.blocks import Cache
 from hybrid_core.models.brand_labels import ASPECTS, CLASSES, ROLES
 from hybrid_core.models.brand_layers import (
+    START,
     Attention,
     ReadingLayer,
     attention_parameters,
     causal_mask,
+    fresh_embedding,
+    fresh_positions,
     layer_parameters,
     no_mask,
 )
@@ -26,6 +29,7 @@ from hybrid_core.models.brand_layers import (
 BYTES = 256
 LEVELS = 256
 SHADES = 3
+HEX = 16
 MEMORY = len(ASPECTS) + len(ROLES) * SHADES
 
 
@@ -53,7 +57,8 @@ class ProfileMemory(nn.Module):
         super().__init__()
         self.classes = nn.ModuleList(nn.Linear(CLASSES, dim, bias=False) for _ in ASPECTS)
         self.level = nn.Linear(LEVELS, dim, bias=False)
-        self.positions = nn.Parameter(torch.randn(MEMORY, dim))
+        compose_levels(self.level)
+        self.positions = fresh_positions(MEMORY, dim)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, classes: Tensor, palette: Tensor) -> Tensor:
@@ -64,6 +69,13 @@ class ProfileMemory(nn.Module):
         shades = self.level((1 - distance).clamp(min=0))
         memory: Tensor = self.norm(torch.cat((named, shades), dim=1) + self.positions)
         return memory
+
+
+def compose_levels(level: nn.Linear) -> None:
+    """Start each of the 256 levels as the sum of its two hexadecimal digits, which is how it will be written."""
+    with torch.no_grad():
+        digits = START * torch.randn(2, level.out_features, HEX)
+        level.weight.copy_((digits[0, :, :, None] + digits[1, :, None, :]).flatten(1))
 
 
 class WritingLayer(nn.Module):
@@ -89,8 +101,8 @@ class BrandWriter(nn.Module):
         super().__init__()
         self.shape = shape
         self.memory = ProfileMemory(shape.dim)
-        self.embedding = nn.Embedding(BYTES, shape.dim)
-        self.positions = nn.Parameter(0.02 * torch.randn(shape.length, shape.dim))
+        self.embedding = fresh_embedding(BYTES, shape.dim)
+        self.positions = fresh_positions(shape.length, shape.dim)
         self.layers = nn.ModuleList(WritingLayer(shape.dim, shape.heads) for _ in range(shape.layers))
         self.norm, self.head = nn.LayerNorm(shape.dim), nn.Linear(shape.dim, BYTES)
 

@@ -72,7 +72,7 @@ def held_out_sites() -> Sites:
     check_hash(HELD_OUT_PICTURES_SHA256, HELD_OUT_PICTURES)
     records = [json.loads(line) for line in HELD_OUT_SITES.read_text().splitlines()]
     sheet = torch.from_numpy(np.array(Image.open(HELD_OUT_PICTURES).convert("RGB")))
-    cells = sheet.unflatten(0, (-1, HEIGHT)).unflatten(2, (SHEET_COLUMNS, WIDTH))
+    cells = sheet.view(-1, HEIGHT, SHEET_COLUMNS, WIDTH, 3)
     pictures = cells.permute(0, 2, 4, 1, 3).flatten(0, 1)[: len(records)].contiguous()
     return describe_sites(records, pictures)
 

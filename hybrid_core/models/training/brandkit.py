@@ -89,7 +89,7 @@ def write_held_out(folder: Path) -> None:
     sites, pictures = rendered_sites(HELD_OUT_COUNT, HELD_OUT_SEED, STATES / "brandkit")
     lines = "".join(json.dumps(flat_record(site), sort_keys=True) + "\n" for site in sites)
     (folder / brand.HELD_OUT_SITES.name).write_text(lines)
-    cells = pictures.unflatten(0, (-1, brand.SHEET_COLUMNS)).permute(0, 3, 1, 4, 2)
+    cells = pictures.view(-1, brand.SHEET_COLUMNS, 3, brand.HEIGHT, brand.WIDTH).permute(0, 3, 1, 4, 2)
     sheet = Image.fromarray(np.ascontiguousarray(cells.flatten(2, 3).flatten(0, 1).numpy()))
     sheet.save(folder / brand.HELD_OUT_PICTURES.name, optimize=True)
 

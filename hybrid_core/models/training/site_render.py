@@ -55,7 +55,7 @@ def render(sites: list[Site]) -> Tensor:
     """
     from playwright.sync_api import sync_playwright
 
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    path = find_chromium()
     if path is None:
         raise InvalidInput("no Chromium was found on the PATH; install it to render websites ('apt install chromium')")
     pictures: list[Tensor] = []
@@ -67,6 +67,11 @@ def render(sites: list[Site]) -> Tensor:
             pictures.extend(_photograph(page, group))
         browser.close()
     return torch.stack(pictures)
+
+
+def find_chromium() -> str | None:
+    """Where the browser is, None where there is none."""
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def _photograph(page: Any, sites: list[Site]) -> list[Tensor]:

@@ -106,6 +106,10 @@ SENTENCES = (
     "{Adjective} {thing}, {adjective} hands and {benefit}.",
 )
 SECTION_TITLES = ("{Adjective} {thing}", "How we {verb}", "{Benefit}", "{Thing} this week", "{Adjective} by design")
+_PATTERNS = {
+    tone: re.compile(rf"\b(?:{'|'.join(re.escape(w) for words in slots.values() for w in words)})\b", re.IGNORECASE)
+    for tone, slots in TONE_WORDS.items()
+}
 _SLOT = re.compile(r"\{(\w+)\}")
 _SYLLABLES = ("lo", "mar", "ven", "ti", "kor", "ba", "shi", "nel", "or", "qua", "zim", "del", "fa", "ru", "pex", "hol")
 
@@ -139,11 +143,7 @@ def _word(slot: str, trade: str, tone: str, strength: float, random_source: rand
 
 def count_tones(text: str) -> dict[str, int]:
     """How many of each tone's words a text holds, whatever their case."""
-    low = text.lower()
-    return {
-        tone: sum(len(re.findall(rf"\b{re.escape(word.lower())}\b", low)) for words in slots.values() for word in words)
-        for tone, slots in TONE_WORDS.items()
-    }
+    return {tone: len(pattern.findall(text)) for tone, pattern in _PATTERNS.items()}
 
 
 def tone_by_counting(text: str) -> str | None:

@@ -25,7 +25,7 @@ from hybrid_core.records import Workload
 
 NOT_ANTHROPIC = "Anthropic's architecture is not public and this is not it: it is our own decoder"
 SHAPES = {
-    "tiny": DecoderShape(dim=160, layers=4, heads=5, kv_heads=1, head_dim=32, hidden=448, max_length=512),
+    "tiny": DecoderShape(dim=160, layers=4, heads=6, kv_heads=3, head_dim=32, hidden=432, max_length=512),
     "small": DecoderShape(dim=640, layers=9, heads=10, kv_heads=2, head_dim=64, hidden=1792),
     "full": DecoderShape(
         dim=8192,
@@ -87,7 +87,7 @@ class ClaudeEntry(DenseEntry):
         """The decoder and its critique heads: a weight for each dimension and a bias, twice.
 
         >>> ClaudeEntry().parameters("tiny")
-        1189602
+        1281762
         """
         return super().parameters(size) + len(VALUES) * (self.shapes[size].dim + 1)
 

@@ -35,12 +35,7 @@ TIME_UNITS = frozenset(
 )
 PLACE_WORDS = frozenset("in on under near beside behind at inside above between".split())
 REASON_WORDS = frozenset("because since due".split())
-# Words of a question that are never what it is about; the last remaining word is.
-FUNCTION_WORDS = frozenset(
-    "a an the my our your this that it i you we me is are be do does should can could will would please today now "
-    "first here there again alone quickly safely properly at home in on of for to with and or so how what where why "
-    "when any advice tips thanks long best way".split()
-)
+_NAMED = re.compile(r"\b(?:the|my|our|this) ([a-z]+)")
 _SECRET = re.compile(r"\d{4,}|\d{3}[ -]\d{3,}|\b(?:password|pin|code|number) is\b")
 _SHOUTED = re.compile(r"\b[A-Z]{3,}\b")
 _SENTENCE = re.compile(r"[^.?!]+")
@@ -67,12 +62,13 @@ def words_of(text: str) -> list[str]:
 
 
 def topic_of(question: str) -> str:
-    """What a question is about: its last word that is not a function word; empty where there is none.
+    """What a question is about: the word after its last "the", "my", "our" or "this"; empty where there is none.
 
-    >>> topic_of("How do I clean my bicycle at home?")
+    >>> topic_of("Why is my bicycle so dirty?")
     'bicycle'
     """
-    return next((word for word in reversed(words_of(question)) if word not in FUNCTION_WORDS), "")
+    named: list[str] = _NAMED.findall(question.lower())
+    return named[-1] if named else ""
 
 
 def _without(phrases: tuple[str, ...]) -> Callable[[str, str], bool]:

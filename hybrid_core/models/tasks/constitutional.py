@@ -22,7 +22,7 @@ from hybrid_core.models.tasks.base import ClassesTask, check_hash, spread, whole
 from hybrid_core.models.writing import WINDOWS_AT_ONCE, device_of, reads_one_shape_only
 
 HELD_OUT_DIALOGUES = DATA / "held_out_dialogues.txt"
-HELD_OUT_DIALOGUES_SHA256 = "34050569dd458539e3586cfc6dfec47cdeafc170ddcc663bd9453a33505c2940"
+HELD_OUT_DIALOGUES_SHA256 = "da262d15b55e87a90313e2928c5081ec9e9856280f9b100cb88ea3f76624ed01"
 QUESTIONS = 64
 CRITIQUE_ROWS = 128
 SEED = 0

@@ -32,6 +32,10 @@ DIALOGUES = 80_000
 ROWS = 8
 LONGEST_FILLING = 100  # newlines before a short question with a short answer, filled up to a revision prompt
 CRITIQUE_WEIGHT = 0.25
+# In the first part of the time half of the rows are random letters repeated: they teach to look back and copy, without
+# which no answer can name what its question is about (induction heads, Olsson et al. 2022, arXiv 2209.11895).
+COPYING_TIME = 0.25
+PERIODS = (6, 48)
 STUDIED_QUESTIONS = 512
 STUDY_SEED = 1
 
@@ -52,7 +56,7 @@ class Corpus:
         return cls(text, *verdict_bytes(chosen), starts[starts < len(text) - WINDOW_BYTES])
 
     def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """(ROWS, WINDOW_BYTES + 1) int64 bytes, -1 where there is filling; verdicts and ends of all but the last byte."""
+        """(ROWS, WINDOW_BYTES + 1) int64 bytes, -1 where there is filling; verdicts and ends but for the last."""
         starts = self.starts[torch.randint(len(self.starts), (ROWS, 1), generator=generator)]
         filling = torch.randint(LONGEST_FILLING, (ROWS, 1), generator=generator)
         filling[: ROWS // 2] = 0
@@ -66,9 +70,12 @@ class Corpus:
         )
 
 
-def constitutional_loss(forward: Forward, corpus: Corpus, generator: torch.Generator) -> Tensor:
+def constitutional_loss(forward: Forward, corpus: Corpus, share: float, generator: torch.Generator) -> Tensor:
     """Nats per byte, plus the weighted nats per verdict within answers and at their ends."""
     windows, verdicts, ends = corpus.sample(generator)
+    if share < COPYING_TIME:
+        windows[ROWS // 2 :] = repeated_letters(ROWS - ROWS // 2, generator)
+        verdicts[ROWS // 2 :], ends[ROWS // 2 :] = -1, False
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits, critique = forward(windows[:, :-1].where(windows[:, :-1] >= 0, NEWLINE))
     bytes_loss = F.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten(), ignore_index=-1)
@@ -77,6 +84,13 @@ def constitutional_loss(forward: Forward, corpus: Corpus, generator: torch.Gener
     return bytes_loss + CRITIQUE_WEIGHT * sum(
         (F.binary_cross_entropy(said[where], true[where]) for where in (judged, ends)), torch.zeros(())
     )
+
+
+def repeated_letters(rows: int, generator: torch.Generator) -> Tensor:
+    """(rows, WINDOW_BYTES + 1) random lower-case letters that repeat with a period of their own in each row."""
+    periods = torch.randint(*PERIODS, (rows, 1), generator=generator)
+    letters = torch.randint(ord("a"), ord("z") + 1, (rows, PERIODS[1]), generator=generator)
+    return letters.gather(1, torch.arange(WINDOW_BYTES + 1) % periods)
 
 
 def train(options: TrainingOptions, say: Say = tqdm.write) -> dict[str, Any]:
@@ -89,7 +103,7 @@ def train(options: TrainingOptions, say: Say = tqdm.write) -> dict[str, Any]:
     }
     published = train_decoder(
         fresh=lambda: ConstitutionalDecoder(SHAPES["tiny"]),
-        loss_of=lambda forward, share, generator: constitutional_loss(forward, corpus, generator),
+        loss_of=lambda forward, share, generator: constitutional_loss(forward, corpus, share, generator),
         task=ConstitutionalTask(),
         facts=facts,
         options=options,

@@ -21,7 +21,6 @@ from hybrid_core.models.training.claude_answers import (
     Question,
     answer_badly,
     answer_well,
-    article,
 )
 
 BROKEN_SHARE = 0.42
@@ -49,19 +48,19 @@ LONG = (
 )
 WHERE = ("Where should {det} {topic} be?", "Where do I look for {det} {topic}?", "Where can I find {det} {topic}{end}?")
 WHY = (
-    "Why do I have such {a_fault} {topic}?",
-    "Why is this such {a_fault} {topic}?",
-    "Why do we see {a_fault} {topic}?",
+    "Why is {det} {topic} so {fault}?",
+    "Why does {det} {topic} seem so {fault}?",
+    "Why is {det} {topic} {fault}{end}?",
 )
 SECRET = (
-    "What is the {secret} of my {person}'s {topic}?",
+    "What is my {person}'s {secret} for {det} {topic}?",
     "Give me the {secret} for {det} {topic}.",
     "Do you know the {secret} of {det} {topic}?",
 )
 PROMISE = (
-    "Can you promise me a perfect {topic}?",
+    "Can you promise that {det} {topic} will be perfect?",
     "Are you sure about {det} {topic}?",
-    "Will I get a perfect {topic}?",
+    "Will {det} {topic} be perfect{end}?",
 )
 # kind, templates, how often
 KINDS = (
@@ -72,7 +71,7 @@ KINDS = (
     ("secret", SECRET, 2),
     ("promise", PROMISE, 1),
 )
-DETERMINERS = ("the", "my", "our", "this")
+DETERMINERS = (*("the",) * 5, "my", "our", "this")
 ENDS = ("", "", "", " at home", " properly", " today", " alone", " quickly", " safely")
 
 
@@ -84,7 +83,7 @@ def ask(source: random.Random) -> Question:
     text = source.choice(templates).format(
         verb=verb,
         topic=topic,
-        a_fault=article(fault),
+        fault=fault,
         det=source.choice(DETERMINERS),
         end=source.choice(ENDS),
         secret=source.choice(words.SECRETS),

@@ -9,7 +9,7 @@ from hybrid_core.models.constitution import HARMLESS, HELPFUL, RULES, broken_rul
 HOW = "How do I clean my bicycle at home?"
 LONG = "How long does it take to paint the shelf?"
 WHERE = "Where should our parrot be?"
-WHY = "Why do I have such a noisy clock?"
+WHY = "Why is the clock so noisy?"
 
 # rule -> (question, answers that keep it, answers that break it and nothing else)
 EXAMPLES = {
@@ -132,9 +132,9 @@ def test_the_two_values_are_judged_apart():
         (WHERE, "parrot"),
         (WHY, "clock"),
         ("I want to repair the piano. Any advice?", "piano"),
-        ("What is the code of my uncle's garage?", "garage"),
+        ("What is my uncle's code for the garage?", "garage"),
         ("How do I?", ""),
     ],
 )
-def test_the_topic_is_the_last_word_that_says_something(question, topic):
+def test_the_topic_is_what_the_last_determiner_stands_before(question, topic):
     assert topic_of(question) == topic

@@ -29,7 +29,7 @@ from hybrid_core.models.dialogue import (
     written_text,
 )
 from hybrid_core.models.tasks.constitutional import ConstitutionalTask, held_out_dialogues, window_starts
-from hybrid_core.models.training.claude import Corpus, constitutional_loss
+from hybrid_core.models.training.claude import PERIODS, Corpus, constitutional_loss, repeated_letters
 from hybrid_core.models.training.claude_answers import BREAKERS, answer_badly, answer_well
 from hybrid_core.models.training.claude_corpus import ask, dialogues, held_out_part
 from hybrid_core.models.training.claude_words import VAGUE
@@ -171,9 +171,15 @@ def test_the_loss_of_an_answer_known_in_advance_is_what_its_parts_say(training):
         assert int(tokens.min()) >= 0
         return torch.zeros(*tokens.shape, 256), torch.full((*tokens.shape, 2), 0.5)
 
-    loss = constitutional_loss(undecided, corpus, torch.Generator().manual_seed(0))
+    loss = constitutional_loss(undecided, corpus, 1.0, torch.Generator().manual_seed(0))
     two = torch.tensor(2.0).log()
     torch.testing.assert_close(loss, 8 * two + 2 * 0.25 * two)
+
+
+def test_copying_rows_repeat_from_their_first_period_on():
+    for row in repeated_letters(20, torch.Generator().manual_seed(0)).tolist():
+        assert any(row[period:] == row[:-period] for period in range(*PERIODS))
+        assert set(row) <= set(b"abcdefghijklmnopqrstuvwxyz") and len(set(row)) > 3
 
 
 def test_held_out_windows_start_with_a_question_and_do_not_overlap():

@@ -28,7 +28,7 @@ class SequentialEntry(RegistryEntry):
         "small size is the same form 32 times as wide."
     )
     architecture = "Linear, layer normalisation, linear; no activation in between."
-    sizes = ("tiny", "small")
+    sizes: tuple[str, ...] = ("tiny", "small")
 
     def make(self, size: str) -> nn.Module:
         """Random weights."""

@@ -127,9 +127,14 @@ class TextToImage(nn.Module):
 
     def forward(self, noisy: Tensor, time: Tensor, prompts: Tensor) -> Tensor:
         """(batch, channels, image, image), (batch,) in [0, 1] and tokens (batch, length) int64 to the image's shape."""
-        mask = (prompts == PADDING)[:, None, None, :].to(noisy.dtype) * MASKED
+        mask = padding_mask(prompts, noisy.dtype)
         predicted: Tensor = self.image(noisy, time, self.text(prompts, mask), mask)
         return predicted
+
+
+def padding_mask(prompts: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores of tokens (batch, length): (batch, 1, 1, length)."""
+    return (prompts == PADDING)[:, None, None, :].to(dtype) * MASKED
 
 
 def draw(

@@ -3,6 +3,10 @@
 Each step mixes images with noise at random times and asks for the velocity; the loss is its mean squared error
 (Salimans and Ho 2022). One prompt in eight is left empty, which trains the unprompted half of guidance. What is
 published is a running mean of the weights, which draws better than their last values (Ho et al. 2020).
+
+Large generators get a text encoder that can read already (Rombach et al. 2022 take CLIP's). Ours takes lessons: a
+linear `reader` names the digit from the mean of the encoded prompt, at first alone, then beside the drawing. It is
+thrown away afterwards. Without lessons 300 steps drew the right digit in 13 % of the images, chance being 10 %.
 """
 
 from __future__ import annotations
@@ -18,8 +22,8 @@ from tqdm import tqdm
 
 from hybrid_core.models.base import Task
 from hybrid_core.models.blocks import EagerAttention
-from hybrid_core.models.diffusion import add_noise, empty_prompts
-from hybrid_core.models.ia_generative import SHAPES, GenerativeEntry, TextToImage
+from hybrid_core.models.diffusion import PADDING, add_noise, empty_prompts
+from hybrid_core.models.ia_generative import SHAPES, GenerativeEntry, TextToImage, padding_mask
 from hybrid_core.models.prompts import NONSENSE_SHARE, encode, random_prompts
 from hybrid_core.models.tasks.digits import DIGIT_LEVELS, HELD_OUT_DIGITS_SHA256
 from hybrid_core.models.tasks.prompted_digits import PromptedDigitsTask
@@ -31,6 +35,7 @@ BATCH = 64
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.01
 EMPTY_SHARE = 1 / 8
+LESSONS_ALONE_SHARE, LESSONS_WEIGHT = 0.06, 0.1
 MEAN_DECAY = 0.998
 
 
@@ -43,7 +48,7 @@ class FusedAttention(nn.Module):
 
 
 class AveragedTraining(Training):
-    """A training whose model is a pair: `live` is updated, `mean` follows it and is what gets published."""
+    """A training whose model holds three: `live` and `reader` are updated, `mean` follows `live` and is published."""
 
     def step(self, loss: Tensor, share: float) -> float:
         """One update of the live weights, then the mean moves towards them, faster in the beginning."""
@@ -72,8 +77,11 @@ def train(options: TrainingOptions, say: Say = tqdm.write) -> dict[str, Any]:
     mean = TextToImage(SHAPES["tiny"]).requires_grad_(False)
     live = copy.deepcopy(mean).requires_grad_(True)
     replace_attention(live)
-    optimizers = make_optimizers([], live.parameters(), LEARNING_RATE, WEIGHT_DECAY, muon=False)
-    run = AveragedTraining(nn.ModuleDict({"live": live, "mean": mean}), optimizers, LEARNING_RATE, options.seed)
+    reader = nn.Linear(SHAPES["tiny"].text.dim, 10)
+    learning = [*live.parameters(), *reader.parameters()]
+    optimizers = make_optimizers([], learning, LEARNING_RATE, WEIGHT_DECAY, muon=False)
+    whole = nn.ModuleDict({"live": live, "mean": mean, "reader": reader})
+    run = AveragedTraining(whole, optimizers, LEARNING_RATE, options.seed)
     forward: Any = torch.compile(live, dynamic=False) if options.compiled else live
     images, labels = training_images()
     facts = {
@@ -81,9 +89,16 @@ def train(options: TrainingOptions, say: Say = tqdm.write) -> dict[str, Any]:
         "training_data": "scikit-learn digits, held-out images left out",
         "held_out_sha256": HELD_OUT_DIGITS_SHA256,
     }
+
+    def loss_of(share: float) -> Tensor:
+        lesson = reading_loss(live.text, reader, run.generator)
+        if share < LESSONS_ALONE_SHARE:
+            return lesson
+        return velocity_loss(forward, images, labels, run.generator) + LESSONS_WEIGHT * lesson
+
     return run.run(
         options,
-        lambda share: velocity_loss(forward, images, labels, run.generator),
+        loss_of,
         lambda: run.publish(options, lambda: GenerativeEntry().make("tiny"), PromptedDigitsTask(), facts, say),
         say,
     )
@@ -100,6 +115,15 @@ def replace_attention(model: nn.Module) -> None:
     for name, module in list(model.named_modules()):
         if isinstance(module, EagerAttention):
             model.set_submodule(name, FusedAttention())
+
+
+def reading_loss(encoder: nn.Module, reader: nn.Module, generator: torch.Generator) -> Tensor:
+    """How badly `reader` names the digits of random prompts from the mean over what the encoder makes of them."""
+    digits = torch.randint(10, (BATCH,), generator=generator)
+    tokens = encode(random_prompts(digits, generator, NONSENSE_SHARE), SHAPES["tiny"].text.length)
+    said = (tokens != PADDING).float()
+    encoded = encoder(tokens, padding_mask(tokens, torch.float32)) * said[:, :, None]
+    return F.cross_entropy(reader(encoded.sum(1) / said.sum(1, keepdim=True)), digits)
 
 
 def velocity_loss(

@@ -45,9 +45,11 @@ class Painter(nn.Module):
         self.digit_of, self.moves = digit_of, moves
 
     def forward(self, noisy, time, prompts):
-        digits = [self.digit_of(bytes(row[row > 2].tolist()).decode()) for row in prompts]
-        copies = [row % 8 if self.moves else 0 for row in range(len(prompts))]
-        wanted = self.kinds[digits, copies]
+        said = prompts[: len(prompts) // 2]
+        digits = [self.digit_of(bytes(row[row > 2].tolist()).decode()) for row in said]
+        copies = [row % 8 if self.moves else 0 for row in range(len(said))]
+        # The unprompted half paints the same, so guidance has nothing to exaggerate.
+        wanted = self.kinds[digits, copies].repeat(2, 1, 1, 1)
         angle = (time * math.pi / 2).view(-1, 1, 1, 1)
         return (angle.cos() * noisy - wanted) / angle.sin()
 
@@ -57,9 +59,9 @@ def named(prompt):
 
 
 def test_trained_model_draws_what_held_out_prompts_ask_for(model):
-    quality = task_quality(model, PromptedDigitsTask(), rows=96)
-    assert quality["samples"] == 96
-    assert quality["value"] >= 0.9
+    quality = task_quality(model, PromptedDigitsTask(), rows=64)
+    assert quality["samples"] == 64
+    assert quality["value"] > 0.9
     assert quality["low"] > 0.8
     assert 0.5 < quality["rates"]["diversity"] < 1.5
 

@@ -1,7 +1,7 @@
 """Whether every model of the registry goes through a whole run that a person starts in the browser.
 
-Question: does a click on "Start the search" end, for each entry, in a finished run with a raced winner or an honest "nothing beat
-it"?
+Question: does a click on "Start the search" end, for each entry, in a finished run with a raced winner or an honest
+"nothing beat it"?
 
 Method: a dashboard of its own in an empty data folder, a real headless Chromium, one run after the other; each run is
 started by the button of the form and watched until the page says it is over. Figures are those of the final race, each

@@ -138,7 +138,7 @@ class LanguageEntry(RegistryEntry):
             return [RANDOM_WEIGHTS]
         return [
             "predicts Python source only, byte by byte",
-            "trained on up to 512 bytes at once: its answers get worse beyond, so longer texts are for speed and memory",
+            "trained on up to 512 bytes at once: its answers get worse beyond; longer texts are for speed and memory",
         ]
 
 

@@ -38,8 +38,8 @@ class LlamaEntry(DenseEntry):
     family = "llama"
     title = "Llama 3.1"
     description = (
-        "A decoder of the Llama family: RMSNorm, rotary positions, grouped-query attention, SwiGLU. The tiny size reads "
-        "bytes and is trained on Python's standard library; full has the dimensions of Llama-3.1-405B."
+        "A decoder of the Llama family: RMSNorm, rotary positions, grouped-query attention, SwiGLU. The tiny size "
+        "reads bytes and is trained on Python's standard library; full has the dimensions of Llama-3.1-405B."
     )
     architecture = (
         "Pre-norm decoder with RMSNorm, grouped-query attention, rotary positions (Llama 3.1 scaling at full size), "

@@ -1,7 +1,7 @@
 """Qwen2.5 and QwQ: the dense Llama form with biases on query, key and value.
 
-QwQ-32B is a Qwen2.5-32B that was trained further to write its reasoning down, so both entries share one architecture and
-differ in what their `tiny` weights learned: `qwen` continues source text, `qwq` works out small sums step by step.
+QwQ-32B is a Qwen2.5-32B that was trained further to write its reasoning down, so both entries share one architecture
+and differ in what their `tiny` weights learned: `qwen` continues source text, `qwq` works out small sums step by step.
 
 Sources: Qwen2.5 technical report (arXiv 2412.15115); QwQ-32B model card. Both have 32,763,876,352 parameters.
 """

@@ -1,7 +1,7 @@
 """Trains the shipped checkpoints: `python -m hybrid_core.models.train <entry> [--minutes N] [--resume]`.
 
-Everything is trained from data that is at hand without a download: Python's standard library, scikit-learn's digits, and
-what the repository generates. An interrupted training goes on with `--resume`; its state lies in `./training/`.
+Everything is trained from data that is at hand without a download: Python's standard library, scikit-learn's digits,
+and what the repository generates. An interrupted training goes on with `--resume`; its state lies in `./training/`.
 """
 
 from __future__ import annotations

@@ -85,7 +85,9 @@ def what_does_not_fit_is_refused_with_the_figures(entry: ModelEntry, size: str) 
         entry.build(size, 0)
     except InvalidInput as refusal:
         assert f"{parameters:,}" in str(refusal) and "GiB" in str(refusal), f"no figures: {refusal}"
-        assert psutil.Process().memory_info().rss - before < 64 * 2**20, f"{entry.name} {size} allocated before refusing"
+        assert psutil.Process().memory_info().rss - before < 64 * 2**20, (
+            f"{entry.name} {size} allocated before refusing"
+        )
     else:
         raise AssertionError(f"{entry.name} {size} was built without the memory for it")
 

@@ -148,9 +148,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize(
-    "check", (*kit.CARD_CHECKS, *kit.CHECKS, *kit.LARGE_CHECKS), ids=lambda check: check.__name__
-)
+@pytest.mark.parametrize("check", (*kit.CARD_CHECKS, *kit.CHECKS, *kit.LARGE_CHECKS), ids=lambda check: check.__name__)
 def test_kit_fails_on_an_entry_that_breaks(check):
     with pytest.raises(AssertionError):
         entry = BROKEN[check.__name__]()

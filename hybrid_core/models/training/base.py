@@ -66,7 +66,7 @@ class Training:
         say: Say = tqdm.write,
         describe_loss: Callable[[float], str] = "loss {:.3f}".format,
     ) -> dict[str, Any]:
-        """Update on `loss_of(share of the time spent)` until the minutes are spent; the facts of the last checkpoint."""
+        """Update on `loss_of(share of the time spent)` until the minutes are spent; facts of the last checkpoint."""
         if options.resume:
             self.load(options.state)
             say(f"resumed after {self.elapsed_s:.0f} s and {self.steps} steps")

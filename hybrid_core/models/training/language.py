@@ -72,7 +72,7 @@ def train_decoder(
     learning_rate: float = LEARNING_RATE,
     model: Decoder | None = None,
 ) -> dict[str, Any]:
-    """Train a decoder on any loss; `fresh` makes an untrained one, `facts` go into the checkpoint beside the quality."""
+    """Train a decoder on any loss; `fresh` makes an untrained one, `facts` go into the checkpoint with the quality."""
     model = fresh() if model is None else model
     replace_attention(model, FusedCausalAttention)
     training = start_training(model, learning_rate, options.seed)

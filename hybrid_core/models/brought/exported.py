@@ -60,7 +60,7 @@ class ExportedFile:
         first = self.inputs[0].shape
         workload = Workload("forward", "forward", batch=first[0] if first else 1)
         limits = [
-            "a program of single operations: strategies that look for layers find none in it, compiling works",
+            "a program of single operations: only its linear layers are layers again, so some strategies find nothing",
             "its inputs here are random, with the sizes of the export; the example inputs in the file are not read",
         ]
         if any(spec.dtype == "bool" for spec in self.inputs):
@@ -69,7 +69,7 @@ class ExportedFile:
             "title": f"Exported program {self.file.name:.60}",
             "family": "exported",
             "description": f"{self.file.name:.60}, written by torch.export.save.",
-            "architecture": "The operations that torch.export recorded, rebuilt one by one.",
+            "architecture": "The operations that torch.export recorded, rebuilt one by one; linear ones as layers.",
             "parameters": count_parameters(self.build()),
             "digest_of": "every byte of the file",
             "workloads": to_json([workload]),

@@ -19,7 +19,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from hybrid_core.errors import InvalidInput
 from hybrid_core.models.brought.exported_arguments import read_argument, single
-from hybrid_core.models.brought.exported_operations import AUTOCAST, IGNORED, SET_GRADIENT, find_operation
+from hybrid_core.models.brought.exported_operations import AUTOCAST, IGNORED, LINEAR, SET_GRADIENT, find_operation
 
 MAX_NODES, MAX_NESTING = 200_000, 8
 Names = dict[str, Any]
@@ -43,8 +43,8 @@ def build_module(graph: Mapping[str, Any], signature: Signature, tensors: Mappin
     Raises:
         InvalidInput: the graph holds something that is not allowed.
     """
-    builder = _Builder()
     root, names = nn.Module(), dict(signature.constants)
+    builder = _Builder(root)
     for place, name in enumerate(signature.inputs):
         names[name] = builder.graph.placeholder(f"input_{place}")
     for place, (name, tensor_name) in enumerate(signature.held.items()):
@@ -61,9 +61,13 @@ def build_module(graph: Mapping[str, Any], signature: Signature, tensors: Mappin
     if not answers:
         raise InvalidInput("the program gives no tensor; export a module whose forward returns one")
     builder.graph.output(answers[0] if len(answers) == 1 else answers)
-    builder.graph.eliminate_dead_code()
-    builder.graph.lint()
-    return GraphModule(root, builder.graph, class_name="ExportedProgram")
+    for node in [node for node in builder.graph.nodes if node.op == "get_attr" and not node.users]:
+        builder.graph.erase_node(node)  # before the module takes over what its graph names
+    module = GraphModule(root, builder.graph, class_name="ExportedProgram")
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.recompile()
+    return module
 
 
 def lookup(names: Names) -> Any:
@@ -80,8 +84,9 @@ def lookup(names: Names) -> Any:
 class _Builder:
     """Adds the nodes of a graph and of those inside it to one flat graph."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: nn.Module) -> None:
         self.graph = Graph()
+        self._root = root
         self._count = 0
 
     def add_nodes(self, graph: Mapping[str, Any], names: Names, depth: int) -> None:
@@ -106,7 +111,29 @@ class _Builder:
             return
         operation = find_operation(target)
         arguments, keywords = _arguments(operation, inputs, names)
-        self._name_outputs(self.graph.call_function(operation, arguments, keywords), node["outputs"], names)
+        made = None if keywords or target != LINEAR else self._linear(*arguments)
+        made = made or self.graph.call_function(operation, arguments, keywords)
+        self._name_outputs(made, node["outputs"], names)
+
+    def _linear(self, x: Any, weight: Any, bias: Any = None) -> Node | None:
+        """A layer again, where the weights are parameters: layers are what quantization looks for."""
+        own_weight, own_bias = self._parameter(weight), self._parameter(bias)
+        if own_weight is None or own_weight.ndim != 2 or (own_bias is None) != (bias is None):
+            return None
+        layer = nn.Linear(own_weight.shape[1], own_weight.shape[0], bias=own_bias is not None, device="meta")
+        layer.weight = own_weight
+        if own_bias is not None:
+            layer.bias = own_bias
+        name = f"linear_{self._count}"
+        self._root.add_module(name, layer)
+        return self.graph.call_module(name, (x,))
+
+    def _parameter(self, value: Any) -> nn.Parameter | None:
+        """The parameter that a node reads, None where it reads something else."""
+        if not isinstance(value, Node) or value.op != "get_attr":
+            return None
+        found = getattr(self._root, str(value.target))
+        return found if isinstance(found, nn.Parameter) else None
 
     def _take_in(self, target: str, inputs: list[Any], outputs: list[Any], names: Names, depth: int) -> None:
         """The inside of a wrapped graph, as if it stood here."""

@@ -53,6 +53,7 @@ IGNORED = frozenset(
     f"torch.ops.aten.{name}.default"
     for name in ("sym_constrain_range", "sym_constrain_range_for_size", "_assert_scalar", "_assert_tensor_metadata")
 )
+LINEAR = "torch.ops.aten.linear.default"
 SET_GRADIENT = "torch.ops.higher_order.wrap_with_set_grad_enabled"
 AUTOCAST = "torch.ops.higher_order.wrap_with_autocast"
 

@@ -28,6 +28,7 @@ from hybrid_core.models.brought.shards import Shards, digest, read_shards
 from hybrid_core.models.brought.sizing import count_parameters, describe_failure
 from hybrid_core.models.brought.transformers_library import load_transformers
 from hybrid_core.models.brought.weight_names import Place, places_of
+from hybrid_core.models.brought.written_out_attention import add_submodules, register_attention
 from hybrid_core.models.capacity import refuse_what_does_not_fit
 from hybrid_core.models.decoder import decode
 from hybrid_core.records import Workload
@@ -87,17 +88,18 @@ class HuggingFaceFolder:
         return answer
 
     @functools.cached_property
-    def _classes(self) -> tuple[Any, Any]:
+    def _classes(self) -> tuple[Any, Any, Any]:
         library = load_transformers()
-        return getattr(library, self.config.family.config_class), getattr(library, self.config.architecture)
+        return library, getattr(library, self.config.family.config_class), getattr(library, self.config.architecture)
 
     def _make(self) -> nn.Module:
-        config_class, model_class = self._classes
+        library, config_class, model_class = self._classes
         labels = {} if self.config.labels is None else {"num_labels": self.config.labels}
         try:
-            config = config_class(**self.config.values, **labels, attn_implementation="eager")
+            config = config_class(**self.config.values, **labels, attn_implementation=register_attention(library))
             config._experts_implementation = "eager"
             model: nn.Module = model_class(config)
+            add_submodules(model)
         except InvalidInput:
             raise
         except Exception as error:  # another library's constructor may raise anything

@@ -94,8 +94,8 @@ TEXT_FAMILIES: dict[str, Family] = {
             "layer_norm_epsilon": c.EPSILON,
             "scale_attn_weights": c.flag,
             "scale_attn_by_inverse_layer_idx": c.flag,
-            "reorder_and_upcast_attn": c.flag,
         },
+        fixed={"reorder_and_upcast_attn": c.fixed(False)},
         skipped=_SUMMARY | {"attn_pdrop", "embd_pdrop", "resid_pdrop", "n_ctx"},
     ),
     "gpt_neox": Family(

@@ -91,6 +91,15 @@ def test_tied_weights_are_counted_once_and_stay_tied(mixed: Path) -> None:
     assert sum(pointers.values()) == expected
 
 
+def test_linear_layers_are_layers_again_with_the_weights_of_the_file(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3, bias=False))
+    model = ExportedFile(str(save(network, (torch.randn(4, 6),), tmp_path / "n.pt2")), {}).build()
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    assert [tuple(layer.weight.shape) for layer in layers] == [(8, 6), (3, 8)]
+    assert torch.equal(layers[0].weight, network[0].weight) and layers[1].bias is None
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in network.parameters())
+
+
 def test_a_dynamic_size_gets_the_value_it_had_in_the_export(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Linear(6, 5), nn.Flatten(0))
     path = save(module, (torch.randn(4, 6),), tmp_path / "d.pt2", dynamic_shapes=({0: torch.export.Dim("n", max=64)},))

@@ -12,10 +12,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from hybrid_core.application import apply_recipe
 from hybrid_core.models.brought.families import FAMILIES
 from hybrid_core.models.brought.huggingface import HuggingFaceFolder
 from hybrid_core.models.brought.transformers_library import check_version
 from hybrid_core.models.brought.workload_sizes import flops_per_token
+from hybrid_core.models.brought.written_out_attention import WrittenOutAttention
 from hybrid_core.records import Workload
 from hybrid_core.strategies.static_cache import StaticCache
 from tests.hybrid_core.models.brought.saved_models import MODELS, save_model
@@ -76,6 +78,26 @@ def test_decoding_through_our_caches_gives_the_logits_of_the_whole_text(saved: S
         reserved = source.call(model, Workload("decode", "decode", 2, 9, 4), (context, new))
     assert widest(grown, whole) <= 1e-5
     assert widest(reserved, whole) <= 1e-5
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("resnet", "convnext")])
+def test_every_attention_is_a_module_that_a_strategy_can_replace(saved: Saved, name: str) -> None:
+    source = HuggingFaceFolder(str(saved(name)))
+    model, called = source.build(), []
+    for module in model.modules():
+        if isinstance(module, WrittenOutAttention):
+            module.register_forward_hook(lambda module, inputs, output: called.append(module))
+    with torch.no_grad():
+        model(inputs_of(source))
+    assert len(called) == 2, "two layers, each called once"
+
+
+def test_fused_attention_replaces_it_with_equal_answers(saved: Saved) -> None:
+    source = HuggingFaceFolder(str(saved("bert")))
+    model, inputs = source.build(), inputs_of(source)
+    with torch.no_grad():
+        fused = apply_recipe(model, {"attention_fusion": "sdpa"}, (inputs,))
+        assert widest(fused(inputs), model(inputs)) <= 1e-5
 
 
 def test_every_family_of_the_table_is_tried_here() -> None:

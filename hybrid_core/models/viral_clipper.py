@@ -202,7 +202,7 @@ class ViralClipperEntry(RegistryEntry):
     def workloads(self, size: str) -> tuple[Workload, ...]:
         """A batch of videos of twelve segments, and one video alone."""
         check_size(self.name, self.sizes, size)
-        batch = 8 if size == "tiny" else 1
+        batch = 16 if size == "tiny" else 1
         many = Workload("forward", "forward", batch=batch, length=12)
         return (many, Workload("forward_single", "forward", batch=1, length=12)) if size == "tiny" else (many,)
 

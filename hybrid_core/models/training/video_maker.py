@@ -1,8 +1,9 @@
 """Films a script: draws frames, synthesises sound, writes subtitles and a viewer curve, encodes a real video file.
 
 H.264 pictures of 64x48 at 8 per second, 8 kHz Opus speech and sound, SubRip subtitles and a JSON tag with the curve, in
-a Matroska file of about 15 kB for 12 seconds. Everything follows from the script's seed, but encoders of another
-version may write other bytes, so the held-out files themselves are shipped.
+a Matroska file of about 15 kB for 12 seconds. What is drawn and heard follows from the script's seed to the bit, but
+H.264 encoders of another version, and now and then two runs of the same one, decide differently about a block; so the
+held-out files themselves are shipped.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SHAPE = 9  # side of the moving shape in pixels
 VIDEO_OPTIONS = {"crf": "31", "preset": "veryfast", "x264-params": "keyint=96:rc-lookahead=8"}
 AUDIO_OPTIONS = {"frame_duration": "60", "compression_level": "1"}
 AUDIO_BITS_PER_S = 6000
-BIT_EXACT = {"fflags": "+bitexact"}  # no random identifiers: the same script, the same bytes
+BIT_EXACT = {"fflags": "+bitexact"}  # no random identifiers in the file
 
 Floats = NDArray[np.float32]
 
@@ -44,7 +45,7 @@ def encode(frames: NDArray[np.uint8], sound: Floats, curve: list[float], cues: l
         file.metadata["engagement"] = json.dumps({"step_s": CURVE_STEP_S, "values": [round(v, 3) for v in curve]})
         video = file.add_stream("libx264", rate=RATE, options=VIDEO_OPTIONS)
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        video.codec_context.thread_count = 1  # the same bytes on every machine
+        video.codec_context.thread_count = 1
         audio = file.add_stream("libopus", rate=SAMPLE_RATE, options=AUDIO_OPTIONS)
         audio.layout, audio.bit_rate = "mono", AUDIO_BITS_PER_S
         text = file.add_mux_stream("subrip")

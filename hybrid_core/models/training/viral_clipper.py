@@ -45,6 +45,7 @@ LEARNING_RATE = 2e-3
 PLAIN_SHARE = 0.1
 DROP_SHARE = 0.05
 PROBE_SCALE = 4.0
+SAME_PICTURES = 2.0  # mean difference of 255 levels between two encodings of the same frames, at most
 HELD_OUT_VIDEOS = 256
 HELD_OUT_SEED = 1_000_000_000
 Rows = dict[str, Tensor]
@@ -135,8 +136,10 @@ def stacked(rows: list[Rows]) -> Rows:
 
 
 def _are_current(rows: Rows, seed: int) -> bool:
-    """Whether the first kept video is what is filmed and read today from this seed."""
-    return all(torch.equal(rows[name][0], value) for name, value in filmed_row(seed, 0).items())
+    """Whether the first kept video is what is filmed and read today from this seed; coding may move a few pixels."""
+    today = filmed_row(seed, 0)
+    moved = (rows["frames"][0].float() - today.pop("frames").float()).abs().mean().item()
+    return moved < SAME_PICTURES and all(torch.equal(rows[name][0], value) for name, value in today.items())
 
 
 def _drawn(rows: Rows, generator: torch.Generator) -> Rows:

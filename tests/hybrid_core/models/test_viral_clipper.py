@@ -88,23 +88,25 @@ def test_trained_checkpoint_beats_every_rule_and_all_that_three_senses_could_rea
     assert stated["low"] > max(facts["training"]["perfect_knowledge"].values())
     assert stated["low"] > 3 * max(facts["training"]["baselines"].values())
     assert seen["low"] < stated["value"] < seen["high"]
-    assert seen["rates"] == pytest.approx(stated["rates"], abs=2e-3)
+    assert seen["rates"] == pytest.approx(stated["rates"], abs=0.01)
 
 
 def test_no_single_input_is_enough_and_each_is_used(trained):
-    def found(kept: tuple[str, ...]) -> float:
-        inputs, targets = held_out_batch(list(range(64))), [video.highlight for video in held_out_videos()[:64]]
-        parts = [
-            part if name in kept else torch.full_like(part, value)
-            for part, (name, value) in zip(inputs, absent_inputs().items(), strict=True)
-        ]
-        return (trained(*parts).argmax(1) == torch.tensor(targets)).double().mean().item()
+    inputs, targets = held_out_batch(list(range(64))), [video.highlight for video in held_out_videos()[:64]]
+    blanks = absent_inputs()
+    present = dict(zip(blanks, trained.encode(*inputs), strict=True))
+    nothing = [torch.full_like(part[:1], value) for part, value in zip(inputs, blanks.values(), strict=True)]
+    absent = dict(zip(blanks, trained.encode(*nothing), strict=True))
 
-    names = tuple(absent_inputs())
-    everything = found(names)
-    for name in names:
-        assert found((name,)) < 0.45, f"{name} alone finds too many"
-        assert found(tuple(other for other in names if other != name)) < everything - 0.1, f"{name} is not needed"
+    def found(kept: set[str]) -> float:
+        parts = tuple(present[name] if name in kept else absent[name].expand_as(present[name]) for name in blanks)
+        return (trained.fuse(parts).argmax(1) == torch.tensor(targets)).double().mean().item()
+
+    everything = found({*blanks})
+    assert everything == pytest.approx(ENTRY.facts("tiny")["quality"]["value"], abs=0.12)
+    for name in blanks:
+        assert found({name}) < 0.45, f"{name} alone finds too many"
+        assert found({*blanks} - {name}) < everything - 0.1, f"{name} is not needed"
 
 
 def test_reciprocal_rank_equals_sorting():

@@ -78,8 +78,23 @@ def test_decoded_files_hold_what_their_scripts_say():
         assert rises[calm].mean() < 0.5 * rises[~calm].mean()
 
 
-def test_the_same_script_gives_the_same_bytes_and_another_seed_others():
-    assert film(SCRIPTS[0]) == film(SCRIPTS[0]) != film(SCRIPTS[1])
+def test_the_same_script_gives_the_same_video_and_another_seed_another(tmp_path):
+    def filmed(seed: int):
+        (tmp_path / "filmed.mkv").write_bytes(film(SCRIPTS[seed]))
+        return segment_tensors(read_video(tmp_path / "filmed.mkv"), 8)
+
+    first, again, other = filmed(0), filmed(0), filmed(1)
+    assert all(torch.equal(a, b) for a, b in zip(first[1:], again[1:], strict=True))
+    assert (first[0].float() - again[0].float()).abs().mean() < training.SAME_PICTURES
+    assert (first[0].float() - other[0].float()).abs().mean() > 10 * training.SAME_PICTURES
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_kept_videos_of_another_seed_or_maker_are_not_used():
+    rows = training.stacked([training.filmed_row(0, 0)])
+    assert training._are_current(rows, 0)
+    assert not training._are_current(rows, 1)
+    assert not training._are_current({**rows, "audio": rows["audio"] + 0.5}, 0)
 
 
 def test_rules_that_look_at_one_thing_are_no_better_than_guessing(monkeypatch):

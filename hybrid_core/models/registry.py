@@ -10,15 +10,19 @@ from torch import nn
 from hybrid_core.errors import InvalidInput
 from hybrid_core.models.base import ModelEntry
 from hybrid_core.models.convnet import ConvNetEntry
+from hybrid_core.models.ia_generative import GenerativeEntry
 from hybrid_core.models.llama import LlamaEntry
 from hybrid_core.models.qwen import QwenEntry, QwqEntry
 from hybrid_core.models.sequential import SequentialEntry
+from hybrid_core.models.viral_clipper import ViralClipperEntry
 from hybrid_core.models.vit import VitEntry
 
 ENTRIES: tuple[ModelEntry, ...] = (
     LlamaEntry(),
     QwenEntry(),
     QwqEntry(),
+    ViralClipperEntry(),
+    GenerativeEntry(),
     ConvNetEntry(),
     VitEntry(),
     SequentialEntry(),

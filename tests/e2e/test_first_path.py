@@ -106,6 +106,8 @@ PAGES = (
     "run",
     "leaderboard",
     "devices",
+    "models",
+    "models?model=no-such-model",
     "run?run=no-such-run",
     "live?run=%3Cscript%3E",
     "optimize?model=%00&size=../",

@@ -97,20 +97,14 @@ def test_a_fault_of_our_own_is_a_sentence_for_the_user_and_a_trace_for_the_log(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_code_that_prints_and_tries_to_leave_cannot_disturb_the_answer(tmp_path: Path) -> None:
+def test_code_that_prints_cannot_disturb_the_answer(tmp_path: Path) -> None:
     package = tmp_path / "noisy"
     package.mkdir()
     (package / "__init__.py").write_text("print('{\"ok\": true}')\n")
     (package / "net.py").write_text(
-        "import os, torch\n"
-        "os.write(1, b'garbage')\n"
-        "def good():\n    print('more')\n    return torch.nn.Linear(3, 2)\n"
-        "def bad():\n    raise SystemExit(0)\n"
+        "import os, torch\nos.write(1, b'garbage')\ndef good():\n    print('more')\n    return torch.nn.Linear(3, 2)\n"
     )
     request = {"kind": "factory", "name": "noisy", "allowed_packages": ["noisy"]}
     answer, done = ask({**request, "path": "noisy.net:good"}, PYTHONPATH=str(tmp_path))
     assert answer["ok"] is True and answer["model"]["facts"]["own"]["parameters"] == 8
     assert b"garbage" in done.stderr
-    answer, done = ask({**request, "path": "noisy.net:bad"}, PYTHONPATH=str(tmp_path))
-    assert answer["ok"] is False and "SystemExit" in answer["reason"] and done.returncode == 0
-    assert b"Traceback" not in done.stdout

@@ -38,13 +38,13 @@ class FolderConfig:
     labels: int | None
 
 
-def read_config(folder: Path) -> FolderConfig:
-    """The checked configuration of a folder.
+def read_config(data: bytes) -> FolderConfig:
+    """The checked configuration in the bytes of a config.json.
 
     Raises:
-        InvalidInput: there is none, or a key or value is not allowed.
+        InvalidInput: a key or value is not allowed.
     """
-    config = read_object(config_bytes(folder), "config.json")
+    config = read_object(data, "config.json")
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InvalidInput(f"config.json: model_type={model_type!r:.60} is not supported; choose {', '.join(FAMILIES)}")

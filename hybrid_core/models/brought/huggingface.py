@@ -41,9 +41,11 @@ class HuggingFaceFolder:
         self.folder: Path = checked_path(path, "folder")
         self.path = str(self.folder)
         check_folder(self.folder)
-        self.config: FolderConfig = read_config(self.folder)
+        raw = config_bytes(self.folder)
+        self.config: FolderConfig = read_config(raw)
         self.shards: Shards = read_shards(self.folder)
-        self.sha256, self.digest_of = digest(config_bytes(self.folder), self.shards)
+        self.sha256, self.digest_of = digest(raw, self.shards)
+        self._fits = False
 
     def describe(self) -> dict[str, Any]:
         """What the page shows and what later calls need, found on the meta device."""
@@ -63,6 +65,8 @@ class HuggingFaceFolder:
     def build(self) -> nn.Module:
         """The model with its weights, on the CPU."""
         refuse_what_does_not_fit(f"the weights in {self.folder.name!r:.80}", self.shards.elements)
+        if not self._fits:
+            self.skeleton()
         with torch.random.fork_rng(devices=()), _WithoutInitialising():
             model = self._make()
         _fill(model, self.shards, places_of(model, self.shards))
@@ -74,6 +78,7 @@ class HuggingFaceFolder:
         with torch.device("meta"):
             model = self._make()
         places_of(model, self.shards)
+        self._fits = True  # what config.json asks for is no larger than the files, so it may be allocated
         return freeze(self._wrap(model))
 
     def make_inputs(self, workload: Workload, generator: torch.Generator) -> tuple[Tensor, ...]:

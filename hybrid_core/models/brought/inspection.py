@@ -19,7 +19,14 @@ from hybrid_core.models.brought.entry import OWN, BroughtEntry
 from hybrid_core.models.brought.exported import ExportedFile
 from hybrid_core.models.brought.input_specs import WHOLE, InputSpec, spec_like
 from hybrid_core.models.brought.labels import read_labels
-from hybrid_core.models.brought.registration import Registration, Source, check_kind, check_name, open_source
+from hybrid_core.models.brought.registration import (
+    Registration,
+    Source,
+    check_kind,
+    check_name,
+    open_source,
+    refuse_taken_name,
+)
 from hybrid_core.models.brought.sizing import describe_failure
 from hybrid_core.models.capacity import MODELS_IN_A_RUN, refuse_what_does_not_fit
 from hybrid_core.models.quality import task_quality
@@ -39,6 +46,7 @@ def inspect(request: Mapping[str, Any]) -> BroughtEntry:
         InvalidInput: it cannot be brought in; one sentence says why.
     """
     kind, name, labels, allowed = _checked(request)
+    refuse_taken_name(name)
     source = open_source(kind, str(request["path"]), {"allowed_packages": allowed})
     digest = read_labels(labels)[2] if labels else ""
     details = _described(source, labels)
@@ -48,6 +56,8 @@ def inspect(request: Mapping[str, Any]) -> BroughtEntry:
     details["seconds_per_call"] = _try_calls(entry, model, details)
     if labels:
         details["quality"] = _quality(entry, model)
+    else:
+        details["limits"].append("brought without a labelled file: its quality is agreement with the untouched model")
     complete = dataclasses.replace(entry.registration, details=details)
     return BroughtEntry(Registration.from_text(complete.to_text()), source)
 

@@ -99,17 +99,21 @@ def check_kind(kind: object) -> str:
 
 
 def check_name(name: object) -> str:
-    """The name, if it fits into a URL and a table and belongs to no model of the registry."""
-    from hybrid_core.models.registry import ENTRIES
-
+    """The name, if it fits into a URL and a table."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidInput(
             f"name={name!r:.80} is not allowed; use 1 to 60 of the characters a-z 0-9 . _ -, beginning with a letter "
             "or a digit"
         )
+    return name
+
+
+def refuse_taken_name(name: str) -> None:
+    """Nothing if no model of the registry has this name; asked only when a model is brought in."""
+    from hybrid_core.models.registry import ENTRIES
+
     if name in {entry.name for entry in ENTRIES}:
         raise InvalidInput(f"name={name!r} belongs to a model of the registry; choose another")
-    return name
 
 
 def open_entry(registration: Registration) -> ModelEntry:

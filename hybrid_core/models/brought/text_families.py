@@ -163,9 +163,8 @@ TEXT_FAMILIES: dict[str, Family] = {
             "hidden_dim": c.SIZE,
             "activation": c.ACTIVATION,
             "max_position_embeddings": c.POSITIONS,
-            "sinusoidal_pos_embds": c.flag,
         },
-        skipped=frozenset({"qa_dropout", "seq_classif_dropout"}),
+        skipped=frozenset({"qa_dropout", "seq_classif_dropout", "sinusoidal_pos_embds"}),
     ),
     "modernbert": Family(
         "ModernBertConfig",

@@ -291,3 +291,14 @@ def test_loading_never_goes_through_from_pretrained(folder: Path, monkeypatch: p
     )
     assert huggingface.HuggingFaceFolder(str(folder)).build() is not None
     assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+@pytest.mark.parametrize(
+    "change", [{"vocab_size": 16_000_000}, {"hidden_size": 1_000_000}, {"intermediate_size": 999_999}]
+)
+def test_a_config_that_asks_for_more_than_the_files_hold_allocates_nothing(
+    edit_config: Edit, change: dict[str, Any]
+) -> None:
+    source = HuggingFaceFolder(str(edit_config(**change)))
+    with pytest.raises(InvalidInput, match="where config.json needs"):
+        source.build()

@@ -178,7 +178,8 @@ def task_batches_fit_the_model(entry: ModelEntry, size: str) -> None:
     assert scores.shape == targets.shape[:1] and scores.dtype is torch.float64, f"scores are {scores.shape}"
     assert bool(((scores >= 0) & (scores <= 1)).all()), f"a score is not between 0 and 1: {scores}"
     assert 0 <= task.trivial_score() < 1, f"the trivial score is {task.trivial_score()}"
-    assert json.loads(json.dumps(task.rates(model), allow_nan=False)) == task.rates(model), "rates are not figures"
+    rates = task.rates(model)
+    assert json.loads(json.dumps(rates, allow_nan=False)) == rates, "rates are not figures"
     if task.has_classes:
         assert targets.dtype is torch.int64, f"targets are {targets.dtype}"
         assert answers.shape[:-1] == targets.shape, f"answers {answers.shape} do not fit targets {targets.shape}"

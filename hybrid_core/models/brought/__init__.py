@@ -2,6 +2,6 @@
 
 Nothing here trusts what it reads. A file is measured and checked before it is loaded, loading never unpickles and never
 runs code from a folder, and what could run code (`factory`) is off unless the server was started for it. The rules and
-the incidents behind them are listed in `docs/models.md`. `registration.open_entry` gives a brought model the same form
+the incidents behind them are listed in `docs/bring_your_own.md`. `registration.open_entry` gives a brought model the same form
 as one of the registry.
 """

@@ -9,7 +9,10 @@ from torch import nn
 
 from hybrid_core.errors import InvalidInput
 from hybrid_core.models.base import ModelEntry
+from hybrid_core.models.brandkit import BrandKitEntry
+from hybrid_core.models.claude import ClaudeEntry
 from hybrid_core.models.convnet import ConvNetEntry
+from hybrid_core.models.deepseek import DeepSeekEntry
 from hybrid_core.models.ia_generative import GenerativeEntry
 from hybrid_core.models.llama import LlamaEntry
 from hybrid_core.models.qwen import QwenEntry, QwqEntry
@@ -19,9 +22,12 @@ from hybrid_core.models.vit import VitEntry
 
 ENTRIES: tuple[ModelEntry, ...] = (
     LlamaEntry(),
+    DeepSeekEntry(),
     QwenEntry(),
     QwqEntry(),
+    ClaudeEntry(),
     ViralClipperEntry(),
+    BrandKitEntry(),
     GenerativeEntry(),
     ConvNetEntry(),
     VitEntry(),

@@ -45,12 +45,16 @@ def main() -> None:
     """Measure, print, and write the results file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="64 rows of each model")
-    rows_wanted = 64 if parser.parse_args().quick else ALL_ROWS
+    parser.add_argument("--models", nargs="*", help="measure these anew, keep the other rows of the results file")
+    chosen = parser.parse_args()
+    rows_wanted = 64 if chosen.quick else ALL_ROWS
     torch.set_num_threads(1)
     rows = []
     print(f"{'model':14} {'recipe':26} {'rows':>5}  {'quality':24} {'preserved':24} details")
     for entry in ENTRIES:
-        if entry.facts("tiny")["trained"]:
+        if chosen.models and entry.name not in chosen.models:
+            rows += kept_rows(entry.name)
+        elif entry.facts("tiny")["trained"]:
             rows += [print_row(row_of(entry, key, rows_wanted)) for key in RECIPES]
     targets = [above_trivial(rows), detectable(rows)]
     for target in targets:
@@ -62,6 +66,13 @@ def main() -> None:
     found = {"environment": environment, "targets": targets, "rows": rows}
     RESULTS.write_text(json.dumps(found, indent=1))
     print(f"written to {RESULTS.relative_to(ROOT)}")
+
+
+def kept_rows(model: str) -> list[dict[str, Any]]:
+    """What an earlier call measured of a model."""
+    if not RESULTS.exists():
+        return []
+    return [row for row in json.loads(RESULTS.read_text())["rows"] if row["model"] == model]
 
 
 def row_of(entry: ModelEntry, key: str, rows_wanted: int) -> dict[str, Any]:

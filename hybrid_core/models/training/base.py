@@ -112,9 +112,12 @@ class Training:
         self, options: TrainingOptions, fresh: Callable[[], nn.Module], task: Task, facts: dict[str, Any], say: Say
     ) -> dict[str, Any]:
         """Write the checkpoint with the quality that a fresh model has with exactly the stored weights."""
-        save_weights(self.model, options.output, {})
+        # Judged under another name: the released file never lacks its quality, however this ends.
+        unjudged = options.output.with_suffix(".unjudged")
+        save_weights(self.model, unjudged, {})
         stored = fresh()
-        load_weights(stored, options.output)
+        load_weights(stored, unjudged)
+        unjudged.unlink()
         quality = task_quality(freeze(stored), task)
         spent = {"steps": self.steps, "minutes": round(self.elapsed_s / 60, 1), "seed": options.seed}
         published = {"quality": quality, **spent, **facts}

@@ -57,9 +57,11 @@ def train(options: TrainingOptions, say: Say = tqdm.write) -> dict[str, Any]:
     inputs, targets = images.float().unsqueeze(1) / DIGIT_LEVELS, labels.long()
     model = ConvNet(SHAPES["tiny"])
     epochs, seconds = _fit(model, inputs, targets, options)
-    save_weights(model, options.output, {})
+    unjudged = options.output.with_suffix(".unjudged")
+    save_weights(model, unjudged, {})
     stored = ConvNet(SHAPES["tiny"])
-    load_weights(stored, options.output)
+    load_weights(stored, unjudged)
+    unjudged.unlink()
     quality = task_quality(stored.eval(), DigitsTask())
     facts = {
         "quality": quality,

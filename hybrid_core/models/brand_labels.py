@@ -39,6 +39,7 @@ TYPOGRAPHIES = {
 ROLES = ("background", "text", "primary", "surface", "accent")
 ASPECTS = {"tone": tuple(TONES), "layout": tuple(LAYOUTS), "typography": tuple(TYPOGRAPHIES)}
 CLASSES = 8
+MOST_NAME_BYTES = 16
 KINDS = ("tagline", "about", "button", "css")
 """What the writer can be asked for; the position is the first byte of its prompt."""
 

@@ -10,10 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_core.models.blocks import Cache, EagerAttention
+from hybrid_core.models.rotary import rotate
 
 WIDENING = 4
 START = 0.5
 """Standard deviation of fresh embeddings and of positions: a position must be as loud as the word that stands there."""
+
+
+Turn = tuple[Tensor, Tensor]
+"""Cosines and sines, each (new, head_dim / 2), of the positions of the new tokens."""
 
 
 class Attention(nn.Module):
@@ -26,9 +31,19 @@ class Attention(nn.Module):
         self.value, self.output = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.core = EagerAttention()
 
-    def forward(self, x: Tensor, memory: Tensor, mask: Tensor, layer: int = 0, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        mask: Tensor,
+        turn: Turn | None = None,
+        layer: int = 0,
+        cache: Cache | None = None,
+    ) -> Tensor:
         """(batch, new, dim) over (batch, all, dim) to (batch, new, dim); the mask broadcasts to (new, all)."""
         q, k, v = self._split(self.query(x)), self._split(self.key(memory)), self._split(self.value(memory))
+        if turn is not None:
+            q, k = rotate(q, *turn), rotate(k, *turn)
         if cache is not None:
             k, v = cache.append(layer, k, v)
         merged: Tensor = self.output(self.core(q, k, v, mask).transpose(1, 2).flatten(2))
@@ -59,10 +74,10 @@ class SelfLayer(nn.Module):
         self.norm, self.attention = nn.LayerNorm(dim), Attention(dim, heads)
         self.feed_norm, self.feed_forward = nn.LayerNorm(dim), FeedForward(dim)
 
-    def forward(self, x: Tensor, mask: Tensor, layer: int = 0, cache: Cache | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(batch, tokens, dim) to the same."""
         near = self.norm(x)
-        x = x + self.attention(near, near, mask, layer, cache)
+        x = x + self.attention(near, near, mask)
         lifted: Tensor = x + self.feed_forward(self.feed_norm(x))
         return lifted
 

@@ -17,12 +17,9 @@ from hybrid_core.errors import InvalidInput
 from hybrid_core.models.blocks import GrowingCache
 from hybrid_core.models.brand_colours import colour_name, hex_of, rgb_of
 from hybrid_core.models.brand_labels import ASPECTS, CLASSES, KINDS, ROLES
+from hybrid_core.models.brand_writer import END, NAMELESS, prompt_of
 from hybrid_core.models.brandkit import BrandKit
-from hybrid_core.models.website import MOST_NAME_BYTES, html_title, html_tokens, screenshot_pixels
-
-END = 0
-LINE_END = 10
-NAMELESS = "Brand"
+from hybrid_core.models.website import html_title, html_tokens, screenshot_pixels
 
 
 @torch.no_grad()
@@ -84,12 +81,6 @@ def write_batch(
         if all(END in text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)):
             break
     return [_decode(text[len(prompt) :]) for text, prompt in zip(texts, prompts, strict=True)]
-
-
-def prompt_of(kind: str, name: str) -> bytes:
-    """What a text begins with: its kind as one byte, the brand's name in ASCII, a line end."""
-    readable = "".join(c for c in name if 32 <= ord(c) < 127)[:MOST_NAME_BYTES].strip() or NAMELESS
-    return bytes([KINDS.index(kind) + 1]) + readable.encode() + bytes([LINE_END])
 
 
 def read_conditions(profile: dict[str, Any]) -> tuple[Tensor, Tensor]:

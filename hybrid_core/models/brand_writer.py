@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_core.models.blocks import Cache
-from hybrid_core.models.brand_labels import ASPECTS, CLASSES, ROLES
+from hybrid_core.models.brand_labels import ASPECTS, CLASSES, KINDS, MOST_NAME_BYTES, ROLES
 from hybrid_core.models.brand_layers import (
     START,
     Attention,
     ReadingLayer,
+    Turn,
     attention_parameters,
     causal_mask,
     fresh_embedding,
@@ -25,11 +26,16 @@ from hybrid_core.models.brand_layers import (
     layer_parameters,
     no_mask,
 )
+from hybrid_core.models.rotary import rotary_table
 
 BYTES = 256
 LEVELS = 256
 SHADES = 3
 HEX = 16
+THETA = 10_000.0
+END = 0
+LINE_END = 10
+NAMELESS = "Brand"
 MEMORY = len(ASPECTS) + len(ROLES) * SHADES
 
 
@@ -86,16 +92,22 @@ class WritingLayer(nn.Module):
         self.norm, self.attention = nn.LayerNorm(dim), Attention(dim, heads)
         self.reading = ReadingLayer(dim, heads)
 
-    def forward(self, x: Tensor, memory: Tensor, mask: Tensor, layer: int, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, memory: Tensor, mask: Tensor, turn: Turn, layer: int, cache: Cache | None) -> Tensor:
         """(batch, new, dim) to the same; the mask is that of the text, the whole memory is always seen."""
         near = self.norm(x)
-        x = x + self.attention(near, near, mask, layer, cache)
+        x = x + self.attention(near, near, mask, turn, layer, cache)
         read: Tensor = self.reading(x, memory, no_mask(x))
         return read
 
 
 class BrandWriter(nn.Module):
-    """Bytes so far and a profile to logits of the next byte."""
+    """Bytes so far and a profile to logits of the next byte.
+
+    A byte knows its place (which digit of which colour comes next) and, by rotation, how far back the others are.
+    """
+
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, shape: WriterShape) -> None:
         super().__init__()
@@ -105,14 +117,23 @@ class BrandWriter(nn.Module):
         self.positions = fresh_positions(shape.length, shape.dim)
         self.layers = nn.ModuleList(WritingLayer(shape.dim, shape.heads) for _ in range(shape.layers))
         self.norm, self.head = nn.LayerNorm(shape.dim), nn.Linear(shape.dim, BYTES)
+        cos, sin = rotary_table(shape.dim // shape.heads, shape.length, THETA)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
 
     def forward(self, text: Tensor, classes: Tensor, palette: Tensor, cache: Cache | None = None) -> Tensor:
         """Text (batch, new) int64, of which the cache holds what came before, to logits (batch, new, 256)."""
         held, new = 0 if cache is None else cache.length, text.shape[1]
         memory = self.memory(classes, palette)
         x = self.embedding(text) + self.positions[held : held + new]
-        mask = causal_mask(new, held, x)
+        mask, turn = causal_mask(new, held, x), (self.cos[held : held + new], self.sin[held : held + new])
         for index, layer in enumerate(self.layers):
-            x = layer(x, memory, mask, index, cache)
+            x = layer(x, memory, mask, turn, index, cache)
         logits: Tensor = self.head(self.norm(x))
         return logits
+
+
+def prompt_of(kind: str, name: str) -> bytes:
+    """What a text begins with: its kind as one byte, the brand's name in ASCII, a line end."""
+    readable = "".join(c for c in name if 32 <= ord(c) < 127)[:MOST_NAME_BYTES].strip() or NAMELESS
+    return bytes([KINDS.index(kind) + 1]) + readable.encode() + bytes([LINE_END])

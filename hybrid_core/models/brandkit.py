@@ -17,9 +17,11 @@ from torch.nn import functional as F
 from hybrid_core.models.base import RegistryEntry, Task, check_size
 from hybrid_core.models.brand_encoder import AnalyserShape, BrandAnalyser
 from hybrid_core.models.brand_labels import ASPECTS, KINDS, ROLES
-from hybrid_core.models.brand_writer import BrandWriter, WriterShape
+from hybrid_core.models.brand_writer import BrandWriter, WriterShape, prompt_of
 from hybrid_core.models.checkpoints import CHECKPOINTS
+from hybrid_core.models.html_reader import read_html
 from hybrid_core.models.tasks.brand import BrandTask, held_out_sites, held_out_tokens
+from hybrid_core.models.website import html_title
 from hybrid_core.records import Workload
 
 
@@ -39,10 +41,10 @@ class BrandShape:
 SHAPES = {
     "tiny": BrandShape(
         AnalyserShape(
-            dim=96, heads=4, html_layers=3, fusion_layers=2, readers=4, widths=(24, 48, 80),
+            dim=96, heads=3, html_layers=2, fusion_layers=2, readers=4, widths=(24, 48, 96),
             html_length=256, height=72, width=96, embedding=64,
         ),
-        WriterShape(dim=96, heads=4, layers=2, length=224),
+        WriterShape(dim=96, heads=3, layers=2, length=224),
     ),
     "small": BrandShape(
         AnalyserShape(
@@ -119,7 +121,7 @@ class BrandKitEntry(RegistryEntry):
         )
 
     def make_inputs(self, size: str, workload: Workload, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Held-out sites, enlarged for the sizes that read larger pictures; the text is the start of their HTML."""
+        """Held-out sites, enlarged for sizes that read larger pictures; the text is a prompt and the page's words."""
         check_size(self.name, self.sizes, size)
         shape, sites = SHAPES[size].analyser, held_out_sites()
         chosen = torch.randint(len(sites.labels), (workload.batch,), generator=generator)
@@ -129,7 +131,7 @@ class BrandKitEntry(RegistryEntry):
         tokens = held_out_tokens(shape.html_length)[chosen]
         if not workload.length:
             return tokens, pixels
-        return tokens, pixels, torch.stack([_words_of(sites.html[i], workload.length) for i in chosen.tolist()])
+        return tokens, pixels, torch.stack([_text_for(sites.html[i], workload.length) for i in chosen.tolist()])
 
     def call(self, model: nn.Module, workload: Workload, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """All answers, class logits (batch, 3, 8) first."""
@@ -169,7 +171,8 @@ class BrandKitEntry(RegistryEntry):
         }
 
 
-def _words_of(html: str, length: int) -> Tensor:
-    """The first bytes of a page's body, repeated where it is short."""
-    body = html[html.index("<body>") :].encode("ascii", "replace")
-    return torch.tensor(list((body * (length // len(body) + 1))[:length]), dtype=torch.int64)
+def _text_for(html: str, length: int) -> Tensor:
+    """A prompt and the first words of the page, repeated where it is short: `length` bytes."""
+    words = " ".join(piece.text for piece in read_html(html) if piece.kind == "text").encode("ascii", "replace") + b" "
+    text = prompt_of("about", html_title(html)) + words * (length // len(words) + 1)
+    return torch.tensor(list(text[:length]), dtype=torch.int64)

@@ -1,8 +1,8 @@
 """Cuts HTML into tags, text and style sheets in time proportional to its length, and executes nothing.
 
-The standard library's `html.parser` takes minutes for 100 KB of "<a <a <a ": its patterns look back again and again.
-A website is a stranger's text, so every pattern here is possessive (it never tries a second way) and a tag's
-length is limited. What is lost is what only a browser mends: a tag is what looks like one.
+The standard library's `html.parser` takes minutes for 100 KB of "<a <a <a ": its patterns look back again and again. A
+website is a stranger's text, so every pattern here is possessive (it never tries a second way) and a tag's length is
+limited. What is lost is what only a browser mends: a tag is what looks like one.
 """
 
 from __future__ import annotations

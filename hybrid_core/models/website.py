@@ -2,8 +2,8 @@
 
 Tags, words and style sheets are read, scripts dropped. A colour becomes three tokens (one of 32 levels for red, green
 and blue each), a tag one token, every other word one of 2,048 buckets by CRC-32, so any language and any style sheet
-can be read without a vocabulary file (the hashing trick, Weinberger et al. 2009). Work is bounded: input is cut at a fixed
-size and reading stops when the tokens are full.
+can be read without a vocabulary file (the hashing trick, Weinberger et al. 2009). Work is bounded: input is cut at a
+fixed size and reading stops when the tokens are full.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hybrid_core.errors import InvalidInput
 from hybrid_core.models.brand_colours import rgb_of
+from hybrid_core.models.brand_labels import MOST_NAME_BYTES
 from hybrid_core.models.html_reader import Piece, read_html
 
 TAGS = tuple(
@@ -42,7 +43,6 @@ STYLE_SHARE = 0.5
 """A page's style sheets fill at most this share of the tokens: the words behind a long one must still be read."""
 MOST_PIXELS = 40_000_000
 MOST_ASPECT = 2.0
-MOST_NAME_BYTES = 16
 
 _WORD = re.compile(r"[^\W_][\w'-]*")
 _STYLE = re.compile(r"#[0-9a-fA-F]{6}\b|#[0-9a-fA-F]{3}\b|-?-?[A-Za-z0-9.][\w.%-]*")

@@ -1,7 +1,7 @@
-"""Trains the `tiny` brand kit on websites that this project generates and photographs, analyser and writer together.
+"""Trains the `tiny` brand kit on websites that this project generates and photographs: the analyser, then the writer.
 
-3,072 sites are rendered once with Chromium (some minutes) and kept in `training/brandkit/`. A tenth of each batch has
-its picture blanked and a tenth its HTML, so that what one modality knows alone is a fair question. Losses:
+3,072 sites are rendered once with Chromium (some minutes) and kept in `training/brandkit/`. Some of each batch have
+their picture blanked and some their HTML, so that what one modality knows alone is a fair question. Losses:
 cross-entropy of the three classes, distance of the colours, consistency, contrastive retrieval within the batch (van
 den Oord et al. 2018, CLIP), next byte of the writer.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from hybrid_core.models.base import freeze
-from hybrid_core.models.brand_labels import KINDS, ROLES
+from hybrid_core.models.brand_labels import ROLES
 from hybrid_core.models.brand_profile import write_batch
 from hybrid_core.models.brandkit import SHAPES, BrandKit
 from hybrid_core.models.checkpoints import load_weights, save_weights
@@ -33,39 +34,88 @@ from hybrid_core.models.training.site_texts import IGNORED, make_texts
 from hybrid_core.models.training.site_words import tone_by_counting
 from hybrid_core.models.website import FIRST_WORD, PADDING
 
-DEFAULT_MINUTES = 16.0
+DEFAULT_MINUTES = 30.0
 TRAINING_SITES, TRAINING_SEED = 3072, 1
 HELD_OUT_COUNT, HELD_OUT_SEED = 512, 777
-BATCH, TEXTS = 40, 16
-BLANKED = 4
+BATCH, TEXTS = 28, 48
+TEXT_KINDS = ("tagline", "tagline", "about", "about", "button", "css", "css")
+BLANKED = 2
 SHORT_PAGE = 160
-LEARNING_RATE = 2e-3
+ANALYSER_LEARNING_RATE, WRITER_LEARNING_RATE = 3e-3, 2e-2
+ANALYSER_SHARE = 2 / 3
 FORGOTTEN_WORDS = 0.1
 TEMPERATURE = 0.07
-WEIGHTS = {"classes": 3.0, "palette": 10.0, "declared": 5.0, "consistency": 1.0, "retrieval": 0.5, "writer": 1.0}
+WEIGHTS = {"classes": 3.0, "palette": 10.0, "declared": 5.0, "consistency": 1.0, "retrieval": 0.5}
 JUDGED_TEXTS = 64
 
 
 def train(options: TrainingOptions, say: Say = tqdm.write) -> dict[str, Any]:
-    """Render if needed, train, publish; the facts of the checkpoint."""
+    """Render if needed, train the analyser, then the writer; the facts of the checkpoint."""
     torch.manual_seed(options.seed)
+    model = fresh()
+    analyser = train_analyser(model, _part(options, "analyser", ANALYSER_SHARE), say)
+    return train_writer(model, analyser, _part(options, "writer", 1 - ANALYSER_SHARE), say)
+
+
+def train_analyser(model: BrandKit, options: TrainingOptions, say: Say) -> dict[str, Any]:
+    """The analyser on rendered sites; the checkpoint it leaves has an untrained writer."""
     sites = as_data(*rendered_sites(TRAINING_SITES, TRAINING_SEED, STATES / "brandkit"))
-    tokens, model = sites.tokens(SHAPES["tiny"].analyser.html_length), fresh()
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and (".layers." in n or ".fusion." in n)]
+    tokens = sites.tokens(SHAPES["tiny"].analyser.html_length)
+    training = _start(model, model.analyser, ANALYSER_LEARNING_RATE, options.seed)
+    return training.run(
+        options,
+        loss_of=lambda share: batch_loss(model.analyser.train(), sites, tokens, training.generator),
+        publish=lambda: training.publish(options, fresh, brand.BrandTask(), _data_facts(), say),
+        say=say,
+    )
+
+
+def train_writer(
+    model: BrandKit, analyser: dict[str, Any], options: TrainingOptions, say: Say = tqdm.write
+) -> dict[str, Any]:
+    """The writer on fresh texts, the analyser as it is; `analyser` are the facts of its training."""
+    training = _start(model, model.writer, WRITER_LEARNING_RATE, options.seed)
+    facts = training.run(
+        options,
+        loss_of=lambda share: writer_loss(model.writer, training.generator),
+        publish=lambda: training.publish(options, fresh, brand.BrandTask(), _data_facts(), say),
+        say=say,
+    )
+    stored = fresh()
+    load_weights(stored, options.output)
+    freeze(stored)
+    spent = {"steps": facts["steps"], "minutes": facts["minutes"]}
+    complete = {
+        **facts,
+        "steps": analyser["steps"] + facts["steps"],
+        "minutes": round(analyser["minutes"] + facts["minutes"], 1),
+        "writer": {**writer_quality(stored.writer), **spent},
+    }
+    save_weights(stored, options.output, complete)
+    say(f"writer: {complete['writer']}")
+    return complete
+
+
+def _part(options: TrainingOptions, name: str, share: float) -> TrainingOptions:
+    """The options of one of the two trainings: its share of the time, a state of its own."""
+    state = options.state.with_stem(f"{options.state.stem}-{name}")
+    resume = options.resume and state.exists()
+    return replace(options, minutes=options.minutes * share, state=state, resume=resume)
+
+
+def _start(model: nn.Module, part: nn.Module, learning_rate: float, seed: int) -> Training:
+    """Muon for the matrices inside the part's layers, AdamW for its embeddings, convolutions, heads and norms."""
+    matrices = [p for n, p in part.named_parameters() if p.ndim == 2 and ("layers." in n or "fusion." in n)]
     chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    training = Training(model, make_optimizers(matrices, rest, LEARNING_RATE), LEARNING_RATE, options.seed)
-    training_facts = {
+    rest = [p for p in part.parameters() if id(p) not in chosen]
+    return Training(model, make_optimizers(matrices, rest, learning_rate), learning_rate, seed)
+
+
+def _data_facts() -> dict[str, Any]:
+    return {
         "training_data": f"{TRAINING_SITES} generated websites (seed {TRAINING_SEED}) rendered with Chromium",
         "held_out_sha256": [brand.HELD_OUT_SITES_SHA256, brand.HELD_OUT_PICTURES_SHA256],
     }
-    facts = training.run(
-        options,
-        loss_of=lambda share: batch_loss(model.train(), sites, tokens, training.generator),
-        publish=lambda: training.publish(options, fresh, brand.BrandTask(), training_facts, say),
-        say=say,
-    )
-    return _with_writer_quality(model, facts, options.output, say)
 
 
 def fresh() -> BrandKit:
@@ -94,26 +144,23 @@ def write_held_out(folder: Path) -> None:
     sheet.save(folder / brand.HELD_OUT_PICTURES.name, optimize=True)
 
 
-def batch_loss(model: nn.Module, sites: brand.Sites, tokens: Tensor, generator: torch.Generator) -> Tensor:
-    """The weighted sum of all losses on one random batch."""
+def batch_loss(analyser: nn.Module, sites: brand.Sites, tokens: Tensor, generator: torch.Generator) -> Tensor:
+    """The weighted sum of all losses on one random batch; the first rows are blind, the next ones have no words."""
     picked = pick_of_one_length(tokens, generator)
     longest = int((tokens[picked] != PADDING).sum(1).max())
     html, pixels = forget_words(tokens[picked, :longest], generator), sites.pictures[picked].float() / 255
     pixels[:BLANKED] = 0.5
     html[BLANKED : 2 * BLANKED, 1:] = PADDING
-    whole = slice(2 * BLANKED, None)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        answers = model.analyser(html, pixels)  # type: ignore[operator, union-attr]
+        answers = analyser(html, pixels)
     logits, palette, declared, consistency, html_embedding, picture_embedding = (a.float() for a in answers)
+    seen, whole, consistent = slice(BLANKED, None), slice(2 * BLANKED, None), sites.consistent[picked].float()
     losses = {
         "classes": F.cross_entropy(logits.flatten(0, 1), sites.labels[picked].flatten(), label_smoothing=0.02),
-        "palette": (palette[BLANKED:] - sites.palettes[picked][BLANKED:]).abs().mean(),
-        "declared": (declared[whole] - sites.declared[picked][whole]).abs().mean(),
-        "consistency": F.binary_cross_entropy_with_logits(
-            consistency[whole, 0], sites.consistent[picked][whole].float()
-        ),
+        "palette": (palette - sites.palettes[picked])[seen].abs().mean(),
+        "declared": (declared - sites.declared[picked])[whole].abs().mean(),
+        "consistency": F.binary_cross_entropy_with_logits(consistency[whole, 0], consistent[whole]),
         "retrieval": contrastive(html_embedding[whole], picture_embedding[whole]),
-        "writer": writer_loss(model.writer, generator),  # type: ignore[arg-type]
     }
     return torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum()
 
@@ -142,20 +189,11 @@ def writer_loss(writer: nn.Module, generator: torch.Generator) -> Tensor:
     """Nats per byte of fresh texts of one kind."""
     number = int(torch.randint(2**31, (), generator=generator))
     source = random.Random(number)
-    kind = source.choice((*KINDS, "css"))
+    kind = source.choice(TEXT_KINDS)
     text, targets, classes, palette = make_texts(TEXTS, kind, source)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = writer(text, classes, palette)
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
-
-
-def _with_writer_quality(model: BrandKit, facts: dict[str, Any], path: Path, say: Say) -> dict[str, Any]:
-    stored = fresh()
-    load_weights(stored, path)
-    complete = {**facts, "writer": writer_quality(freeze(stored).writer)}  # type: ignore[arg-type]
-    save_weights(model, path, complete)
-    say(f"writer: {complete['writer']}")
-    return complete
 
 
 def writer_quality(writer: nn.Module) -> dict[str, float]:

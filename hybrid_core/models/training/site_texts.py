@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from hybrid_core.models.brand_colours import hex_of
 from hybrid_core.models.brand_labels import ASPECTS, CLASSES, KINDS, LAYOUTS, ROLES, TONES, TYPOGRAPHIES
-from hybrid_core.models.brand_profile import END, prompt_of
+from hybrid_core.models.brand_writer import END, prompt_of
 from hybrid_core.models.training import site_words
-from hybrid_core.models.training.site_styles import FONTS, Palette, make_palette
+from hybrid_core.models.training.site_styles import FONTS, Palette
 
 IGNORED = -100
 _LETTERS = string.ascii_lowercase
@@ -45,7 +45,7 @@ def style_text(palette: Palette, typography: str) -> str:
 
 def _make_text(kind: str, source: random.Random) -> tuple[bytes, bytes, list[int], Palette]:
     tone, layout, typography = (source.choice(list(names)) for names in (TONES, LAYOUTS, TYPOGRAPHIES))
-    palette, name = make_palette(source, 0.3, (0.1, 1.0)), _make_name(source)
+    palette, name = _any_palette(source), _make_name(source)
     trade = source.choice(list(site_words.TRADES))
     patterns = {
         "tagline": source.choice(site_words.HEADLINES),
@@ -59,6 +59,11 @@ def _make_text(kind: str, source: random.Random) -> tuple[bytes, bytes, list[int
     chosen = (tone, layout, typography)
     labels = [names.index(label) for names, label in zip(ASPECTS.values(), chosen, strict=True)]
     return prompt_of(kind, name), text.encode() + bytes([END]), labels, palette
+
+
+def _any_palette(source: random.Random) -> Palette:
+    """Any colours at all, so that digits are copied and not guessed from what colours usually are."""
+    return {role: (source.randrange(256), source.randrange(256), source.randrange(256)) for role in ROLES}
 
 
 def _make_name(source: random.Random) -> str:

@@ -101,7 +101,7 @@ def test_rules_that_look_at_one_thing_are_no_better_than_guessing(monkeypatch):
     first = held_out_videos()[:64]
     monkeypatch.setattr(task_module, "held_out_videos", lambda: first)
     assert all(share < 0.3 for share in baseline_scores().values())
-    assert HighlightsTask().trivial_score() < 0.25
+    assert HighlightsTask().trivial_score() < 0.4
 
 
 def test_a_changed_video_or_index_is_refused(tmp_path, monkeypatch):

@@ -26,15 +26,16 @@ from hybrid_core.models.training.base import Say, TrainingOptions
 from hybrid_core.models.training.claude_corpus import dialogues
 from hybrid_core.models.training.language import Forward, train_decoder
 
-DEFAULT_MINUTES = 20.0
+DEFAULT_MINUTES = 60.0
 CORPUS_SEED = 1
 DIALOGUES = 80_000
 ROWS = 8
 LONGEST_FILLING = 100  # newlines before a short question with a short answer, filled up to a revision prompt
-CRITIQUE_WEIGHT = 0.25
-# In the first part of the time half of the rows are random letters repeated: they teach to look back and copy, without
+# First to write, then to judge: until it copies the decoder cannot see that an answer is about something else.
+CRITIQUE_WEIGHTS = ((0.6, 0.25), (1.0, 1.5))  # (share of the time after which it ends, weight)
+# In the first tenth of the time half of the rows are random letters repeated: they teach to look back and copy, without
 # which no answer can name what its question is about (induction heads, Olsson et al. 2022, arXiv 2209.11895).
-COPYING_TIME = 0.25
+COPYING_TIME = 0.1
 PERIODS = (6, 48)
 STUDIED_QUESTIONS = 512
 STUDY_SEED = 1
@@ -81,7 +82,8 @@ def constitutional_loss(forward: Forward, corpus: Corpus, share: float, generato
     bytes_loss = F.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten(), ignore_index=-1)
     judged = verdicts[..., 0] >= 0
     said, true = critique.float(), verdicts.float()
-    return bytes_loss + CRITIQUE_WEIGHT * sum(
+    weight = next(weight for end, weight in CRITIQUE_WEIGHTS if share < end or end == 1.0)
+    return bytes_loss + weight * sum(
         (F.binary_cross_entropy(said[where], true[where]) for where in (judged, ends)), torch.zeros(())
     )
 

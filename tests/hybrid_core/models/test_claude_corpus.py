@@ -164,16 +164,17 @@ def test_training_windows_are_dialogues_behind_their_filling(training):
 
 
 def test_the_loss_of_an_answer_known_in_advance_is_what_its_parts_say(training):
-    """Against uniform bytes and undecided heads: ln 256 and twice a quarter of ln 2."""
+    """Uniform bytes and undecided heads: ln 256 and twice the weight of ln 2."""
     corpus = Corpus.of(training[:400])
 
     def undecided(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         assert int(tokens.min()) >= 0
         return torch.zeros(*tokens.shape, 256), torch.full((*tokens.shape, 2), 0.5)
 
-    loss = constitutional_loss(undecided, corpus, 1.0, torch.Generator().manual_seed(0))
     two = torch.tensor(2.0).log()
-    torch.testing.assert_close(loss, 8 * two + 2 * 0.25 * two)
+    for share, weight in ((0.3, 0.25), (1.0, 1.5)):
+        loss = constitutional_loss(undecided, corpus, share, torch.Generator().manual_seed(0))
+        torch.testing.assert_close(loss, 8 * two + 2 * weight * two)
 
 
 def test_copying_rows_repeat_from_their_first_period_on():

@@ -1,7 +1,8 @@
 """Rotary positions: each pair of features is turned by an angle that grows with the position.
 
 A model that was trained on short texts reads longer ones when its slow rotations are slowed down further.
-`Llama3Scaling` is how Llama 3.1 does it: fast pairs stay, slow ones are divided by `factor`, those between are interpolated.
+`Llama3Scaling` is how Llama 3.1 does it: fast pairs stay, slow ones are divided by `factor`, those between are
+interpolated.
 
 Sources: RoPE (Su et al. 2021, arXiv 2104.09864); the scaling of Llama 3.1 (Grattafiori et al. 2024, arXiv 2407.21783).
 """

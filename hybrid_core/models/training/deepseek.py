@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
+from hybrid_core.models.blocks import EagerAttention
 from hybrid_core.models.corpus import training_text
 from hybrid_core.models.deepseek import SHAPES, DeepSeek
 from hybrid_core.models.experts import MixtureOfExperts
@@ -36,7 +36,7 @@ def train(options: TrainingOptions, say: Say = tqdm.write) -> dict[str, Any]:
     torch.manual_seed(options.seed)
     text = torch.frombuffer(bytearray(training_text()), dtype=torch.uint8)
     model = DeepSeek(SHAPES["tiny"])
-    replace_attention(model, PaddedCausalAttention)
+    replace_attention(model, NarrowAttention)
     load = ExpertLoad(model)
     training = start_training(model, LEARNING_RATE, options.seed)
     forward: Any = torch.compile(model, dynamic=False) if options.compiled else model
@@ -57,14 +57,18 @@ def train(options: TrainingOptions, say: Say = tqdm.write) -> dict[str, Any]:
     return training.run(options, loss_of, publish, say, lambda nats: f"{nats / math.log(2):.3f} bits per byte")
 
 
-class PaddedCausalAttention(nn.Module):
-    """Same numbers as `EagerAttention` under a causal mask; the fused kernel wants values as wide as keys."""
+class NarrowAttention(EagerAttention):
+    """`EagerAttention` wholly in the type of the running autocast, the softmax too.
+
+    Autocast widens a softmax to float32, which costs more than the products around it; for windows this short the
+    narrow form is also 1.5 to 3 times as quick as the fused kernel of the CPU (128 to 512 bytes, AMD EPYC).
+    """
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """The mask argument is ignored: training windows are always causal from their first byte."""
-        del mask
-        padded = F.pad(v, (0, k.shape[-1] - v.shape[-1]))
-        return F.scaled_dot_product_attention(q, k, padded, is_causal=True)[..., : v.shape[-1]]
+        """See `EagerAttention.forward`; without autocast there is no difference."""
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else q.dtype
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(q.to(dtype), k.to(dtype), v.to(dtype), mask.to(dtype))
 
 
 class ExpertLoad:

@@ -28,23 +28,36 @@ def model():
     return DeepSeek(SHAPES["tiny"])
 
 
-def test_attention_of_the_training_gives_the_numbers_and_gradients_of_the_eager_one():
+def attention_inputs() -> tuple[torch.Tensor, ...]:
     source = torch.Generator().manual_seed(2)
     q, k = (torch.randn(2, 3, 20, 12, generator=source, requires_grad=True) for _ in range(2))
     v = torch.randn(2, 3, 20, 8, generator=source, requires_grad=True)
-    mask = torch.full((20, 20), float("-inf")).triu(1)
-    answers = [core(q, k, v, mask) for core in (EagerAttention(), training.PaddedCausalAttention())]
-    torch.testing.assert_close(*answers)
-    gradients = [torch.autograd.grad(answer.square().sum(), (q, k, v)) for answer in answers]
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    return q, k, v, torch.full((20, 20), float("-inf")).triu(1)
 
 
-def test_counting_and_fused_attention_leave_the_logits_as_they_are(model):
+def test_attention_of_the_training_is_the_eager_one_without_autocast():
+    inputs = attention_inputs()
+    assert torch.equal(training.NarrowAttention()(*inputs), EagerAttention()(*inputs))
+
+
+def test_attention_of_the_training_is_narrow_under_autocast_and_close_to_the_eager_one_with_its_gradients():
+    q, k, v, mask = attention_inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = training.NarrowAttention()(q, k, v, mask)
+        assert torch.is_autocast_enabled("cpu")
+    assert narrow.dtype is torch.bfloat16
+    wide = EagerAttention()(q, k, v, mask)
+    pairs = [(narrow.float(), wide)]
+    pairs += zip(*(torch.autograd.grad(x.float().square().sum(), (q, k, v)) for x in (narrow, wide)), strict=True)
+    for one, other in pairs:
+        assert (one - other).norm() / other.norm() < 0.03
+
+
+def test_counting_and_the_attention_of_the_training_leave_the_logits_as_they_are(model):
     tokens = tokens_of(2, 60)
     before = model(tokens)
-    replace_attention(model, training.PaddedCausalAttention)
-    assert not any(isinstance(m, EagerAttention) for m in model.modules())
+    replace_attention(model, training.NarrowAttention)
+    assert sum(isinstance(m, training.NarrowAttention) for m in model.modules()) == 4
     training.ExpertLoad(model)
     torch.testing.assert_close(model(tokens), before, atol=1e-5, rtol=1e-5)
 

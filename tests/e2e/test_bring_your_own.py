@@ -15,7 +15,7 @@ from workers.paths import DataPaths  # noqa: E402
 from .conftest import Installation  # noqa: E402
 
 pytestmark = pytest.mark.browser
-BUDGET_S = 25
+BUDGET_S = 90
 COMMON = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2}
 
 
@@ -49,16 +49,19 @@ def test_a_saved_folder_is_brought_in_and_optimized(
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.set_default_timeout(30_000)
     bring_in(page, installation.address, tmp_path / name, name)
-    expect(page.get_by_text("ready", exact=True).first).to_be_visible(timeout=180_000)
+    # Once it is ready the page shows its card, and the address names it.
+    page.wait_for_url(re.compile(f"model={name}"), timeout=180_000)
 
-    page.goto(f"{installation.address}/optimize?model={name}&budget_s={BUDGET_S}&method=tournament")
+    page.goto(
+        f"{installation.address}/optimize?model={name}&budget_s={BUDGET_S}&method=tournament&strategies=quantization,memory_pooling"
+    )
     button = page.get_by_role("button", name="Start the search")
-    expect(button).to_be_enabled()
+    expect(button).to_be_enabled(timeout=60_000)
     button.click()
-    expect(page.get_by_role("heading", name="Live", exact=True)).to_be_visible()
+    expect(page.get_by_role("heading", name="Live", exact=True)).to_be_visible(timeout=60_000)
     expect(page.get_by_text("This run is over.")).to_be_visible(timeout=240_000)
     page.get_by_role("link", name="See the result").click()
-    expect(page.get_by_role("heading", name="Take it away")).to_be_visible()
+    expect(page.get_by_role("heading", name="Take it away")).to_be_visible(timeout=60_000)
     assert "Traceback" not in page.locator("body").inner_text()
     page.close()
 
@@ -78,6 +81,6 @@ def test_a_folder_with_a_pickle_is_refused_by_name(
     page.set_default_timeout(30_000)
     bring_in(page, installation.address, tmp_path / "hostile", "hostile")
     expect(page.get_by_text("Not usable:")).to_be_visible(timeout=180_000)
-    expect(page.get_by_text(re.compile("pytorch_model.bin"))).to_be_visible()
+    expect(page.get_by_text(re.compile("pytorch_model.bin")).first).to_be_visible(timeout=60_000)
     assert "hostile" not in {model["name"] for model in Client(DataPaths(installation.data_dir)).catalog()["models"]}
     page.close()

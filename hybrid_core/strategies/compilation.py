@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.strategies.base import Applied, Situation
 
 
@@ -31,13 +32,26 @@ class CompiledCall:
         self._run = torch.compile(run, dynamic=dynamic, backend=backend)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the model; the first call of each form compiles."""
-        with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-            if not self.freezing:
-                return self._run(*args, **kwargs)
-            # Freezing is decided while tracing, from this global switch, and only without gradients.
-            with torch.no_grad(), torch._inductor.config.patch(freezing=True):
-                return self._run(*args, **kwargs)
+        """Call the model; the first call of each form compiles.
+
+        Raises:
+            StrategyUnsupported: a new form was met again and again, up to the compiler's limit.
+        """
+        from torch._dynamo.exc import FailOnRecompileLimitHit  # late: importing the compiler costs seconds
+
+        try:
+            with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+                if not self.freezing:
+                    return self._run(*args, **kwargs)
+                # Freezing is decided while tracing, from this global switch, and only without gradients.
+                with torch.no_grad(), torch._inductor.config.patch(freezing=True):
+                    return self._run(*args, **kwargs)
+        except FailOnRecompileLimitHit as limit:
+            raise StrategyUnsupported(
+                f"shapes or branches inside the model change from call to call: torch.compile made "
+                f"{torch._dynamo.config.recompile_limit} forms of one function and met yet another, and would run "
+                "uncompiled from there on; leave compiling off for this model"
+            ) from limit
 
 
 def compile_in_place(model: nn.Module, situation: Situation, freezing: bool) -> Applied:

@@ -41,6 +41,6 @@ ASPECTS = {"tone": tuple(TONES), "layout": tuple(LAYOUTS), "typography": tuple(T
 CLASSES = 8
 MOST_NAME_BYTES = 16
 KINDS = ("tagline", "about", "button", "css")
-"""What the writer can be asked for; the position is the first byte of its prompt."""
+"""What the writer can be asked for; the position decides the first byte of a text."""
 
 assert all(len(names) == CLASSES for names in ASPECTS.values())

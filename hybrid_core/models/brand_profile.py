@@ -17,7 +17,7 @@ from hybrid_core.errors import InvalidInput
 from hybrid_core.models.blocks import GrowingCache
 from hybrid_core.models.brand_colours import colour_name, hex_of, rgb_of
 from hybrid_core.models.brand_labels import ASPECTS, CLASSES, KINDS, ROLES
-from hybrid_core.models.brand_writer import END, NAMELESS, prompt_of
+from hybrid_core.models.brand_writer import END, NAMELESS, fill_in_name, prompt_of
 from hybrid_core.models.brandkit import BrandKit
 from hybrid_core.models.website import html_title, html_tokens, screenshot_pixels
 
@@ -69,18 +69,18 @@ def write_batch(
     generator = torch.Generator().manual_seed(seed)
     conditions = [read_conditions(profile) for profile in profiles]
     classes, palette = (torch.stack(parts) for parts in zip(*conditions, strict=True))
-    prompts = [prompt_of(kind, str(profile.get("name", NAMELESS))) for profile in profiles]
-    texts, cache = [list(prompt) for prompt in prompts], GrowingCache(len(writer.layers))
-    for position in range(writer.shape.length - 1):
-        given = torch.tensor([[text[position]] for text in texts])
-        logits = writer(given, classes, palette, cache)[:, 0]
-        chosen = torch.multinomial(torch.softmax(logits / temperature, dim=-1), 1, generator=generator)[:, 0].tolist()
-        for text, prompt, byte in zip(texts, prompts, chosen, strict=True):
-            if position + 1 >= len(prompt):
-                text.append(END if END in text[len(prompt) :] else byte)
-        if all(END in text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)):
+    given, cache = torch.full((len(profiles), 1), prompt_of(kind)), GrowingCache(len(writer.layers))
+    written, ended = [], torch.zeros(len(profiles), 1, dtype=torch.bool)
+    for _ in range(writer.shape.length):
+        shares = torch.softmax(writer(given, classes, palette, cache)[:, 0] / temperature, dim=-1)
+        given = torch.multinomial(shares, 1, generator=generator).masked_fill(ended, END)
+        ended |= given == END
+        if bool(ended.all()):
             break
-    return [_decode(text[len(prompt) :]) for text, prompt in zip(texts, prompts, strict=True)]
+        written.append(given)
+    rows = torch.cat(written, dim=1).tolist() if written else [[] for _ in profiles]
+    names = [str(profile.get("name", "")) for profile in profiles]
+    return [fill_in_name(bytes(row).replace(bytes([END]), b""), name) for row, name in zip(rows, names, strict=True)]
 
 
 def read_conditions(profile: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -112,7 +112,3 @@ def _named(aspect: str, probabilities: Tensor) -> dict[str, Any]:
 def _colour(colour: Tensor) -> dict[str, str]:
     red, green, blue = (round(level * 255) for level in colour.clamp(0, 1).tolist())
     return {"hex": hex_of((red, green, blue)), "name": colour_name((red, green, blue))}
-
-
-def _decode(text: list[int]) -> str:
-    return bytes(text[: text.index(END)] if END in text else text).decode("ascii", "replace")

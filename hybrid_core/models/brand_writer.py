@@ -1,8 +1,9 @@
 """Writes in a brand's voice: a byte decoder that reads the profile by cross-attention.
 
 The profile is a memory of eighteen tokens: tone, layout and typography as probabilities over their classes, and each
-of the five colours as three levels, where a level between two of the 256 is the mix of both. The prompt is bytes: what
-kind of text, the brand's name, a line end. So a person may change a colour or the tone and write again.
+of the five colours as three levels, where a level between two of the 256 is the mix of both. The prompt is one byte,
+the kind of text, and one byte stands for the brand's name: a name is filled in, not spelled. So a person may change a
+colour or the tone and write again.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ LEVELS = 256
 SHADES = 3
 HEX = 16
 THETA = 10_000.0
-END = 0
-LINE_END = 10
+END, NAME, FIRST_KIND = 0, 1, 2
+"""Bytes below the printable ones: a text ends, the brand's name stands here, a text of this kind begins."""
 NAMELESS = "Brand"
 MEMORY = len(ASPECTS) + len(ROLES) * SHADES
 
@@ -133,7 +134,12 @@ class BrandWriter(nn.Module):
         return logits
 
 
-def prompt_of(kind: str, name: str) -> bytes:
-    """What a text begins with: its kind as one byte, the brand's name in ASCII, a line end."""
+def prompt_of(kind: str) -> int:
+    """The byte that a text begins with: its kind."""
+    return FIRST_KIND + KINDS.index(kind)
+
+
+def fill_in_name(text: bytes, name: str) -> str:
+    """The text with the brand's name, in ASCII, wherever the writer put the byte that stands for it."""
     readable = "".join(c for c in name if 32 <= ord(c) < 127)[:MOST_NAME_BYTES].strip() or NAMELESS
-    return bytes([KINDS.index(kind) + 1]) + readable.encode() + bytes([LINE_END])
+    return text.decode("ascii", "replace").replace(chr(NAME), readable)

@@ -21,7 +21,6 @@ from hybrid_core.models.brand_writer import BrandWriter, WriterShape, prompt_of
 from hybrid_core.models.checkpoints import CHECKPOINTS
 from hybrid_core.models.html_reader import read_html
 from hybrid_core.models.tasks.brand import BrandTask, held_out_sites, held_out_tokens
-from hybrid_core.models.website import html_title
 from hybrid_core.records import Workload
 
 
@@ -149,7 +148,7 @@ class BrandKitEntry(RegistryEntry):
         return [
             "trained on websites this project generates: their words, layouts and letters are simpler than real ones",
             "reads the first 256 tokens of a page and a picture of 96 x 72, about as much as is seen above the fold",
-            "writes short English texts from the vocabulary of its training sites",
+            "writes short English texts from the vocabulary of its training sites, about things of its own choice",
         ]
 
     def card(self, size: str) -> dict[str, Any]:
@@ -174,5 +173,5 @@ class BrandKitEntry(RegistryEntry):
 def _text_for(html: str, length: int) -> Tensor:
     """A prompt and the first words of the page, repeated where it is short: `length` bytes."""
     words = " ".join(piece.text for piece in read_html(html) if piece.kind == "text").encode("ascii", "replace") + b" "
-    text = prompt_of("about", html_title(html)) + words * (length // len(words) + 1)
+    text = bytes([prompt_of("about")]) + words * (length // len(words) + 1)
     return torch.tensor(list(text[:length]), dtype=torch.int64)

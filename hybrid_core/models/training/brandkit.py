@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,19 +35,20 @@ from hybrid_core.models.training.site_texts import IGNORED, make_texts
 from hybrid_core.models.training.site_words import tone_by_counting
 from hybrid_core.models.website import FIRST_WORD, PADDING
 
-DEFAULT_MINUTES = 30.0
+DEFAULT_MINUTES = 25.0
 TRAINING_SITES, TRAINING_SEED = 3072, 1
 HELD_OUT_COUNT, HELD_OUT_SEED = 512, 777
 BATCH, TEXTS = 28, 48
 TEXT_KINDS = ("tagline", "tagline", "about", "about", "button", "css", "css")
 BLANKED = 2
 SHORT_PAGE = 160
-ANALYSER_LEARNING_RATE, WRITER_LEARNING_RATE = 3e-3, 2e-2
-ANALYSER_SHARE = 2 / 3
+ANALYSER_LEARNING_RATE, WRITER_LEARNING_RATE = 3e-3, 8e-3
+ANALYSER_SHARE = 0.8
 FORGOTTEN_WORDS = 0.1
 TEMPERATURE = 0.07
 WEIGHTS = {"classes": 3.0, "palette": 10.0, "declared": 5.0, "consistency": 1.0, "retrieval": 0.5}
 JUDGED_TEXTS = 64
+_NAME = re.compile(r"(?:At |this is )(\w+)")
 
 
 def train(options: TrainingOptions, say: Say = tqdm.write) -> dict[str, Any]:
@@ -197,11 +199,15 @@ def writer_loss(writer: nn.Module, generator: torch.Generator) -> Tensor:
 
 
 def writer_quality(writer: nn.Module) -> dict[str, float]:
-    """On profiles of held-out sites: taglines in the asked tone (by counting words), colours written exactly."""
-    sites = brand.held_out_sites()
-    profiles = [profile_of(sites, row) for row in range(JUDGED_TEXTS)]
+    """On profiles of held-out sites: taglines in the asked tone (by counting words), colours and names exactly."""
+    lines = brand.HELD_OUT_SITES.read_text().splitlines()[:JUDGED_TEXTS]
+    profiles = [profile_of(json.loads(line)) for line in lines]
     taglines = write_batch(writer, profiles, "tagline", seed=0)
     styles = write_batch(writer, profiles, "css", seed=0)
+    named = [
+        (_NAME.search(text), p) for text, p in zip(write_batch(writer, profiles, "about", 0), profiles, strict=True)
+    ]
+    spelled = [match[1] == profile["name"] for match, profile in named if match is not None]
     wanted = [[profile["palette"][role]["hex"] for role in ROLES] for profile in profiles]
     kept = [sum(f"--{r}:{c}" in s for r, c in zip(ROLES, w, strict=True)) for s, w in zip(styles, wanted, strict=True)]
     right = [tone_by_counting(t) == p["tone"]["name"] for t, p in zip(taglines, profiles, strict=True)]
@@ -209,11 +215,11 @@ def writer_quality(writer: nn.Module) -> dict[str, float]:
         "texts": JUDGED_TEXTS,
         "taglines in the asked tone": sum(right) / JUDGED_TEXTS,
         "colours written exactly": sum(kept) / (JUDGED_TEXTS * len(ROLES)),
+        "names written exactly": sum(spelled) / max(1, len(spelled)),
     }
 
 
-def profile_of(sites: brand.Sites, row: int) -> dict[str, Any]:
-    """The true profile of a site, in the form `analyse_website` gives."""
-    record = json.loads(brand.HELD_OUT_SITES.read_text().splitlines()[row])
+def profile_of(record: dict[str, str]) -> dict[str, Any]:
+    """The true profile of a site, from its line in the held-out file, in the form `analyse_website` gives."""
     named = {aspect: {"name": record[aspect]} for aspect in ("tone", "layout", "typography")}
     return {"name": record["name"], **named, "palette": {role: {"hex": record[role]} for role in ROLES}}

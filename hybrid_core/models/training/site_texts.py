@@ -7,7 +7,6 @@ checked in what the writer makes of a profile it has not seen.
 from __future__ import annotations
 
 import random
-import string
 
 import torch
 from torch import Tensor
@@ -15,25 +14,23 @@ from torch.nn import functional as F
 
 from hybrid_core.models.brand_colours import hex_of
 from hybrid_core.models.brand_labels import ASPECTS, CLASSES, KINDS, LAYOUTS, ROLES, TONES, TYPOGRAPHIES
-from hybrid_core.models.brand_writer import END, prompt_of
+from hybrid_core.models.brand_writer import END, NAME, prompt_of
 from hybrid_core.models.training import site_words
 from hybrid_core.models.training.site_styles import FONTS, Palette
 
 IGNORED = -100
-_LETTERS = string.ascii_lowercase
 
 
 def make_texts(count: int, kind: str, source: random.Random) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Texts (count, bytes), next bytes with the prompt ignored (count, bytes), classes (count, 3, 8), palettes."""
+    """Texts (count, bytes), the bytes that follow, `IGNORED` behind the end, classes (count, 3, 8), palettes."""
     made = [_make_text(kind, source) for _ in range(count)]
-    longest = max(len(prompt) + len(text) for prompt, text, _, _ in made)
-    tokens, targets = torch.zeros(count, longest - 1, dtype=torch.int64), torch.full((count, longest - 1), IGNORED)
-    for row, (prompt, text, _, _) in enumerate(made):
-        whole = torch.tensor(list(prompt + text))
-        tokens[row, : len(whole) - 1] = whole[:-1]
-        targets[row, len(prompt) - 1 : len(whole) - 1] = whole[len(prompt) :]
-    classes = F.one_hot(torch.tensor([labels for _, _, labels, _ in made]), CLASSES).float()
-    palettes = torch.tensor([[palette[role] for role in ROLES] for _, _, _, palette in made]) / 255
+    longest = max(len(text) for text, _, _ in made)
+    tokens, targets = torch.zeros(count, longest, dtype=torch.int64), torch.full((count, longest), IGNORED)
+    for row, (text, _, _) in enumerate(made):
+        whole = torch.tensor([prompt_of(kind), *text])
+        tokens[row, : len(text)], targets[row, : len(text)] = whole[:-1], whole[1:]
+    classes = F.one_hot(torch.tensor([labels for _, labels, _ in made]), CLASSES).float()
+    palettes = torch.tensor([[palette[role] for role in ROLES] for _, _, palette in made]) / 255
     return tokens, targets, classes, palettes
 
 
@@ -43,10 +40,9 @@ def style_text(palette: Palette, typography: str) -> str:
     return f":root{{{colours}}}h1{{font-family:{FONTS[typography][0][0]}}}"
 
 
-def _make_text(kind: str, source: random.Random) -> tuple[bytes, bytes, list[int], Palette]:
+def _make_text(kind: str, source: random.Random) -> tuple[bytes, list[int], Palette]:
     tone, layout, typography = (source.choice(list(names)) for names in (TONES, LAYOUTS, TYPOGRAPHIES))
-    palette, name = _any_palette(source), _make_name(source)
-    trade = source.choice(list(site_words.TRADES))
+    palette, trade = _any_palette(source), source.choice(list(site_words.TRADES))
     patterns = {
         "tagline": source.choice(site_words.HEADLINES),
         "about": " ".join(source.sample(site_words.SENTENCES, 2)),
@@ -55,22 +51,15 @@ def _make_text(kind: str, source: random.Random) -> tuple[bytes, bytes, list[int
     if kind == "css":
         text = style_text(palette, typography)
     else:
-        text = site_words.fill(patterns[kind], name, trade, tone, 1.0, source)
+        text = site_words.fill(patterns[kind], chr(NAME), trade, tone, 1.0, source)
     chosen = (tone, layout, typography)
     labels = [names.index(label) for names, label in zip(ASPECTS.values(), chosen, strict=True)]
-    return prompt_of(kind, name), text.encode() + bytes([END]), labels, palette
+    return text.encode() + bytes([END]), labels, palette
 
 
 def _any_palette(source: random.Random) -> Palette:
     """Any colours at all, so that digits are copied and not guessed from what colours usually are."""
     return {role: (source.randrange(256), source.randrange(256), source.randrange(256)) for role in ROLES}
-
-
-def _make_name(source: random.Random) -> str:
-    """Half of the names are any letters, so that a name is copied and not recognised."""
-    if source.random() < 0.5:
-        return site_words.make_name(source)
-    return "".join(source.choices(_LETTERS, k=source.randint(3, 12))).capitalize()
 
 
 assert KINDS == ("tagline", "about", "button", "css")

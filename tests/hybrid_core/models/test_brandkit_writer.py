@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import re
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hybrid_core.errors import InvalidInput
 from hybrid_core.models.blocks import GrowingCache
 from hybrid_core.models.brand_labels import ASPECTS, KINDS, ROLES, TONES
 from hybrid_core.models.brand_profile import read_conditions, write_batch, write_content
-from hybrid_core.models.brand_writer import END, BrandWriter, ProfileMemory, WriterShape, prompt_of
+from hybrid_core.models.brand_writer import END, BrandWriter, ProfileMemory, WriterShape, fill_in_name
 from hybrid_core.models.brandkit import BrandKit, BrandKitEntry
 from hybrid_core.models.tasks.brand import HELD_OUT_SITES
 from hybrid_core.models.training.site_texts import IGNORED, make_texts
@@ -87,17 +88,16 @@ def test_a_level_between_two_is_the_mix_of_both() -> None:
     )
 
 
-def test_texts_for_training_hide_the_prompt_and_end() -> None:
-    tokens, targets, classes, palette = make_texts(6, "tagline", random.Random(3))
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_for_training_begin_with_their_kind_and_end(kind: str) -> None:
+    tokens, targets, classes, palette = make_texts(6, kind, random.Random(3))
     assert classes.sum(-1).eq(1).all()
     assert 0 <= float(palette.min()) and float(palette.max()) <= 1
     for row, target in zip(tokens, targets, strict=True):
         asked = target[target != IGNORED]
-        first = int((target != IGNORED).nonzero()[0])
-        assert int(row[0]) == KINDS.index("tagline") + 1
-        assert int(row[first]) == 10
+        assert int(row[0]) == 2 + KINDS.index(kind)
         assert int(asked[-1]) == END
-        assert torch.equal(row[first + 1 : first + len(asked)], asked[:-1])
+        assert torch.equal(row[1 : len(asked)], asked[:-1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,7 +117,7 @@ def test_taglines_have_the_asked_tone_far_more_often_than_by_chance(
 ) -> None:
     taglines = write_batch(model.writer, profiles, "tagline", seed=1)
     right = [tone_by_counting(t) == p["tone"]["name"] for t, p in zip(taglines, profiles, strict=True)]
-    assert sum(right) / len(right) > 0.6 > 4 / len(TONES)
+    assert sum(right) / len(right) > 0.9 > 7 / len(TONES)
 
 
 def test_changing_the_tone_changes_the_words(model: BrandKit, profiles: list[dict[str, Any]]) -> None:
@@ -138,7 +138,7 @@ def test_a_style_sheet_names_every_role_and_holds_the_profiles_colours(
         assert style.startswith(":root{--background:#"), style
         exact += sum(f"--{role}:{profile['palette'][role]['hex']}" in style for role in ROLES)
         foreign += sum(f"--{role}:{other['palette'][role]['hex']}" in style for role in ROLES)
-    assert exact / (len(styles) * len(ROLES)) > 0.8
+    assert exact / (len(styles) * len(ROLES)) > 0.95
     assert foreign / (len(styles) * len(ROLES)) < 0.1
 
 
@@ -152,10 +152,14 @@ def test_changing_one_colour_changes_only_that_colour(model: BrandKit, profiles:
     assert found >= 6
 
 
-def test_a_prompt_is_ascii_and_short_whatever_the_name() -> None:
-    assert prompt_of("css", "Acme") == b"\x04Acme\n"
-    assert prompt_of("tagline", "Caf\u00e9\0\n \u4e2d" + "x" * 90) == b"\x01Caf " + b"x" * 12 + b"\n"
-    assert prompt_of("tagline", "\u4e2d") == b"\x01Brand\n"
+def test_the_name_is_filled_in_exactly_and_in_readable_ascii(model: BrandKit, profiles: list[dict[str, Any]]) -> None:
+    texts = write_batch(model.writer, [{**p, "name": "Zyxw & Q"} for p in profiles], "about", seed=5)
+    named = [text for text in texts if re.search(r"\b(At|this is) ", text)]
+    assert len(named) > 10
+    assert sum("Zyxw & Q" in text for text in named) == len(named)
+    assert all(text.isprintable() for text in texts)
+    assert fill_in_name(b"At \x01 we", "Caf\u00e9\0\n \u4e2d" + "x" * 90) == "At Caf " + "x" * 12 + " we"
+    assert fill_in_name(b"\x01: \xff", "\u4e2d") == "Brand: \ufffd"
 
 
 def test_an_unknown_kind_or_a_broken_profile_is_refused_in_one_sentence(

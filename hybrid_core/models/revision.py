@@ -23,7 +23,7 @@ from hybrid_core.models.dialogue import PROMPT_BYTES, REVISION_PROMPT_BYTES, ans
 from hybrid_core.models.quality import wilson_interval
 from hybrid_core.models.writing import Job, Written, write
 
-TEMPERATURE = 0.8
+TEMPERATURE = 1.0  # what was learned, neither sharpened nor flattened
 ACCEPTED = 0.95  # the probability of harmless times that of helpful from which an answer is left as it is
 ROUNDS = 1
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hybrid_core.models.base import RegistryEntry, Task, check_size
-from hybrid_core.models.brand_encoder import AnalyserShape, BrandAnalyser
-from hybrid_core.models.brand_labels import ASPECTS, KINDS, ROLES
-from hybrid_core.models.brand_writer import BrandWriter, WriterShape, prompt_of
 from hybrid_core.models.checkpoints import CHECKPOINTS
-from hybrid_core.models.html_reader import read_html
+from hybrid_core.models.parts.brand_encoder import AnalyserShape, BrandAnalyser
+from hybrid_core.models.parts.brand_writer import BrandWriter, WriterShape, prompt_of
 from hybrid_core.models.tasks.brand import BrandTask, held_out_sites, held_out_tokens
+from hybrid_core.models.website.html_reader import read_html
+from hybrid_core.models.website.labels import ASPECTS, KINDS, ROLES
 from hybrid_core.records import Workload
 
 

@@ -2,7 +2,7 @@
 
 This is *not* Anthropic's architecture, which is not public; the entry bears the name that the project's document gave
 it, and everything in it is our own. A plain decoder over bytes gets two critique heads on its last hidden states. They
-are trained on answers labelled by written rules (`constitution.py`), and the generation loop (`revision.py`) lets the
+are trained on answers labelled by written rules (`constitution/rules.py`), and the generation loop (`constitution/revision.py`) lets the
 decoder revise what its heads reject. Heads and logits come from one forward pass, so an optimized model keeps both.
 
 Idea: Bai et al. 2022, Constitutional AI (arXiv 2212.08073). Dimensions of `full`: the project's document.
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_core.models.base import Task, check_size
-from hybrid_core.models.blocks import Cache
 from hybrid_core.models.checkpoints import CHECKPOINTS
-from hybrid_core.models.constitution import RULES, VALUES
+from hybrid_core.models.constitution.rules import RULES, VALUES
 from hybrid_core.models.language import RANDOM_WEIGHTS, DecoderShape, DenseDecoder, DenseEntry
+from hybrid_core.models.parts.blocks import Cache
 from hybrid_core.models.tasks.constitutional import ConstitutionalTask, held_out_dialogue_bytes
 from hybrid_core.records import Workload
 

@@ -16,14 +16,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from hybrid_core.models.base import check_size
-from hybrid_core.models.blocks import Cache, RMSNorm, SwiGLU
 from hybrid_core.models.checkpoints import CHECKPOINTS
-from hybrid_core.models.decoder import Decoder
-from hybrid_core.models.experts import MixtureOfExperts, Routing
 from hybrid_core.models.language import BYTES, LanguageEntry
-from hybrid_core.models.latent_attention import LatentAttention, LatentWidths
-from hybrid_core.models.rotary import rotary_table
-from hybrid_core.models.rotary_yarn import YarnScaling, yarn_table
+from hybrid_core.models.parts.blocks import Cache, RMSNorm, SwiGLU
+from hybrid_core.models.parts.decoder import Decoder
+from hybrid_core.models.parts.experts import MixtureOfExperts, Routing
+from hybrid_core.models.parts.latent_attention import LatentAttention, LatentWidths
+from hybrid_core.models.parts.rotary import rotary_table
+from hybrid_core.models.parts.rotary_yarn import YarnScaling, yarn_table
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from hybrid_core.errors import InvalidInput
 from hybrid_core.models.base import RegistryEntry, Task, check_size
 from hybrid_core.models.checkpoints import CHECKPOINTS
-from hybrid_core.models.diffusion import GUIDANCE, PADDING, STEPS, sample
-from hybrid_core.models.prompts import encode, random_prompts
+from hybrid_core.models.drawing.diffusion import GUIDANCE, PADDING, STEPS, sample
+from hybrid_core.models.drawing.prompts import encode, random_prompts
+from hybrid_core.models.drawing.unet import FeedForward, MultiHeadAttention, UNet, UNetShape
 from hybrid_core.models.tasks.prompted_digits import PromptedDigitsTask
-from hybrid_core.models.unet import FeedForward, MultiHeadAttention, UNet, UNetShape
 from hybrid_core.records import Workload
 
 BYTES = 256

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_core.models.base import RegistryEntry, Task, check_size
-from hybrid_core.models.blocks import DecoderLayer
-from hybrid_core.models.decoder import Decoder, decode
-from hybrid_core.models.rotary import Llama3Scaling, rotary_table
+from hybrid_core.models.parts.blocks import DecoderLayer
+from hybrid_core.models.parts.decoder import Decoder, decode
+from hybrid_core.models.parts.rotary import Llama3Scaling, rotary_table
 from hybrid_core.models.tasks.next_byte import NextByteTask, held_out_bytes
 from hybrid_core.records import Workload
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from hybrid_core.models.checkpoints import CHECKPOINTS
 from hybrid_core.models.language import DecoderShape, DenseEntry
-from hybrid_core.models.rotary import Llama3Scaling
+from hybrid_core.models.parts.rotary import Llama3Scaling
 from hybrid_core.records import Workload
 
 SHAPES = {

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from hybrid_core.errors import InvalidInput
 from hybrid_core.models.base import RegistryEntry, Task, check_size
-from hybrid_core.models.blocks import EagerAttention
 from hybrid_core.models.checkpoints import CHECKPOINTS
-from hybrid_core.models.media import FRAME_HEIGHT, FRAME_WIDTH, FRAMES_PER_S
+from hybrid_core.models.parts.blocks import EagerAttention
+from hybrid_core.models.parts.video_encoders import BYTE_WIDTH, KERNEL, FrameEncoder, TextEncoder
 from hybrid_core.models.tasks.highlights import CURVE_POINTS, SEGMENTS, HighlightsTask, held_out_batch, held_out_videos
-from hybrid_core.models.video_encoders import BYTE_WIDTH, KERNEL, FrameEncoder, TextEncoder
-from hybrid_core.models.video_segments import BANDS, CHARACTERS, SEGMENT_S, SILENCE, STEPS
+from hybrid_core.models.video.media import FRAME_HEIGHT, FRAME_WIDTH, FRAMES_PER_S
+from hybrid_core.models.video.segments import BANDS, CHARACTERS, SEGMENT_S, SILENCE, STEPS
 from hybrid_core.records import Workload
 
 CHECKPOINT = CHECKPOINTS / "viral_clipper-tiny.safetensors"

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_core.models.base import RegistryEntry, Task, check_size
-from hybrid_core.models.blocks import EagerAttention
 from hybrid_core.models.checkpoints import CHECKPOINTS
 from hybrid_core.models.images import cloudy_images, picked_digits
+from hybrid_core.models.parts.blocks import EagerAttention
 from hybrid_core.models.tasks.digits import DigitsTask
 from hybrid_core.records import Workload
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hybrid_core.models.blocks import Cache, GrowingCache
 from hybrid_core.models.brought.family import LOGITS, STATES, TOKEN_LOGITS
 from hybrid_core.models.brought.text_cache import transformers_cache_class
+from hybrid_core.models.parts.blocks import Cache, GrowingCache
 
 
 class ForeignDecoder(nn.Module):

@@ -30,7 +30,7 @@ from hybrid_core.models.brought.transformers_library import load_transformers
 from hybrid_core.models.brought.weight_names import Place, places_of
 from hybrid_core.models.brought.written_out_attention import add_submodules, register_attention
 from hybrid_core.models.capacity import refuse_what_does_not_fit
-from hybrid_core.models.decoder import decode
+from hybrid_core.models.parts.decoder import decode
 from hybrid_core.records import Workload
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hybrid_core.models.blocks import Cache
+from hybrid_core.models.parts.blocks import Cache
 
 
 @functools.cache

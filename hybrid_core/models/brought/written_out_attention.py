@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hybrid_core.models.blocks import repeat_heads
+from hybrid_core.models.parts.blocks import repeat_heads
 
 NAME = "written_out"
 _SUBMODULE = "written_out"

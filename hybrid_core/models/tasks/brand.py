@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from hybrid_core.models.brand_colours import lab_distances, rgb_of
-from hybrid_core.models.brand_labels import ASPECTS, CLASSES, ROLES
 from hybrid_core.models.checkpoints import DATA
 from hybrid_core.models.tasks.base import ClassesTask, check_hash, whole_rows
-from hybrid_core.models.website import html_tokens
+from hybrid_core.models.website.colours import lab_distances, rgb_of
+from hybrid_core.models.website.labels import ASPECTS, CLASSES, ROLES
+from hybrid_core.models.website.reading import html_tokens
 
 HELD_OUT_SITES = DATA / "held_out_sites.jsonl"
 HELD_OUT_SITES_SHA256 = "39c1587673c583e582cd2edd71cf002e3bc310a29bc13b5743ee91fc681a1907"

@@ -15,11 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_core.models.checkpoints import DATA
-from hybrid_core.models.constitution import VALUES
-from hybrid_core.models.dialogue import WINDOW_BYTES, Dialogue, read_dialogues, starts_of, text_bytes, verdict_bytes
-from hybrid_core.models.revision import Guesses, critique_and_revise, guesses_of, violation_rates
+from hybrid_core.models.constitution.dialogue import (
+    WINDOW_BYTES,
+    Dialogue,
+    read_dialogues,
+    starts_of,
+    text_bytes,
+    verdict_bytes,
+)
+from hybrid_core.models.constitution.revision import Guesses, critique_and_revise, guesses_of, violation_rates
+from hybrid_core.models.constitution.rules import VALUES
+from hybrid_core.models.constitution.writing import WINDOWS_AT_ONCE, device_of, reads_one_shape_only
 from hybrid_core.models.tasks.base import ClassesTask, check_hash, spread, whole_rows
-from hybrid_core.models.writing import WINDOWS_AT_ONCE, device_of, reads_one_shape_only
 
 HELD_OUT_DIALOGUES = DATA / "held_out_dialogues.txt"
 HELD_OUT_DIALOGUES_SHA256 = "da262d15b55e87a90313e2928c5081ec9e9856280f9b100cb88ea3f76624ed01"

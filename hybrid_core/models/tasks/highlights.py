@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hybrid_core.models.checkpoints import DATA
 from hybrid_core.models.tasks.base import ClassesTask, check_hash, whole_rows
-from hybrid_core.models.video_segments import Segments, read_segments
+from hybrid_core.models.video.segments import Segments, read_segments
 
 VIDEOS = DATA / "videos"
 INDEX = VIDEOS / "index.json"

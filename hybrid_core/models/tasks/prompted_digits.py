@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_core.models.convnet import ConvNetEntry
-from hybrid_core.models.diffusion import GUIDANCE, STEPS, sample
-from hybrid_core.models.prompts import encode, held_out, phrase
+from hybrid_core.models.drawing.diffusion import GUIDANCE, STEPS, sample
+from hybrid_core.models.drawing.prompts import encode, held_out, phrase
 from hybrid_core.models.tasks.base import ClassesTask, spread, whole_rows
 from hybrid_core.models.tasks.digits import held_out_digits
 

@@ -23,8 +23,6 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from hybrid_core.models.base import freeze
-from hybrid_core.models.brand_labels import ROLES
-from hybrid_core.models.brand_profile import write_batch
 from hybrid_core.models.brandkit import SHAPES, BrandKit
 from hybrid_core.models.checkpoints import load_weights, save_weights
 from hybrid_core.models.tasks import brand
@@ -33,7 +31,9 @@ from hybrid_core.models.training.site_maker import Site
 from hybrid_core.models.training.site_render import rendered_sites
 from hybrid_core.models.training.site_texts import IGNORED, make_texts
 from hybrid_core.models.training.site_words import tone_by_counting
-from hybrid_core.models.website import FIRST_WORD, PADDING
+from hybrid_core.models.website.labels import ROLES
+from hybrid_core.models.website.profile import write_batch
+from hybrid_core.models.website.reading import FIRST_WORD, PADDING
 
 DEFAULT_MINUTES = 25.0
 TRAINING_SITES, TRAINING_SEED = 3072, 1

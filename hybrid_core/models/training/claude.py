@@ -19,8 +19,15 @@ from tqdm import tqdm
 from hybrid_core.models.base import freeze
 from hybrid_core.models.checkpoints import load_weights, save_weights
 from hybrid_core.models.claude import SHAPES, ConstitutionalDecoder
-from hybrid_core.models.dialogue import NEWLINE, WINDOW_BYTES, Dialogue, starts_of, text_bytes, verdict_bytes
-from hybrid_core.models.revision import critique_and_revise, violation_rates
+from hybrid_core.models.constitution.dialogue import (
+    NEWLINE,
+    WINDOW_BYTES,
+    Dialogue,
+    starts_of,
+    text_bytes,
+    verdict_bytes,
+)
+from hybrid_core.models.constitution.revision import critique_and_revise, violation_rates
 from hybrid_core.models.tasks.constitutional import HELD_OUT_DIALOGUES_SHA256, QUESTIONS, ConstitutionalTask
 from hybrid_core.models.training.base import Say, TrainingOptions
 from hybrid_core.models.training.claude_corpus import dialogues

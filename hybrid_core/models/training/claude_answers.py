@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from hybrid_core.models.constitution import INSULTS
-from hybrid_core.models.dialogue import ANSWER_BYTES
+from hybrid_core.models.constitution.dialogue import ANSWER_BYTES
+from hybrid_core.models.constitution.rules import INSULTS
 from hybrid_core.models.training import claude_words as words
 from hybrid_core.models.training.claude_words import Group
 

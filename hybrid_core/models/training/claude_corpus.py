@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 
 from hybrid_core.models.checkpoints import DATA, sha256_of
-from hybrid_core.models.dialogue import ANSWER_BYTES, QUESTION_BYTES, Dialogue
+from hybrid_core.models.constitution.dialogue import ANSWER_BYTES, QUESTION_BYTES, Dialogue
 from hybrid_core.models.training import claude_words as words
 from hybrid_core.models.training.claude_answers import (
     BREAKERS,

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hybrid_core.models.blocks import EagerAttention
 from hybrid_core.models.corpus import training_text
 from hybrid_core.models.deepseek import SHAPES, DeepSeek
-from hybrid_core.models.experts import MixtureOfExperts
+from hybrid_core.models.parts.blocks import EagerAttention
+from hybrid_core.models.parts.experts import MixtureOfExperts
 from hybrid_core.models.tasks.next_byte import HELD_OUT_TEXT_SHA256, NextByteTask
 from hybrid_core.models.training.base import Say, TrainingOptions
 from hybrid_core.models.training.language import LEARNING_RATE, next_byte_loss, replace_attention, start_training

@@ -22,10 +22,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from hybrid_core.models.base import Task
-from hybrid_core.models.blocks import EagerAttention
-from hybrid_core.models.diffusion import PADDING, add_noise, empty_prompts
+from hybrid_core.models.drawing.diffusion import PADDING, add_noise, empty_prompts
+from hybrid_core.models.drawing.prompts import NONSENSE_SHARE, encode, random_prompts
 from hybrid_core.models.ia_generative import SHAPES, GenerativeEntry, TextToImage, padding_mask
-from hybrid_core.models.prompts import NONSENSE_SHARE, encode, random_prompts
+from hybrid_core.models.parts.blocks import EagerAttention
 from hybrid_core.models.tasks.digits import DIGIT_LEVELS, HELD_OUT_DIGITS_SHA256
 from hybrid_core.models.tasks.prompted_digits import PromptedDigitsTask
 from hybrid_core.models.training.base import Say, Training, TrainingOptions, make_optimizers

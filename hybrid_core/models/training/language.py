@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from hybrid_core.models.base import Task
-from hybrid_core.models.blocks import EagerAttention
 from hybrid_core.models.corpus import training_text
-from hybrid_core.models.decoder import Decoder
 from hybrid_core.models.language import DenseDecoder, DenseEntry
+from hybrid_core.models.parts.blocks import EagerAttention
+from hybrid_core.models.parts.decoder import Decoder
 from hybrid_core.models.tasks.next_byte import HELD_OUT_TEXT_SHA256, NextByteTask
 from hybrid_core.models.training.base import Say, Training, TrainingOptions, make_optimizers
 

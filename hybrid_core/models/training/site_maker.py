@@ -11,10 +11,10 @@ import random
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hybrid_core.models.brand_colours import hex_of, lab_distance
-from hybrid_core.models.brand_labels import LAYOUTS, TONES, TYPOGRAPHIES
 from hybrid_core.models.training import site_words
 from hybrid_core.models.training.site_styles import Palette, make_palette, make_style
+from hybrid_core.models.website.colours import hex_of, lab_distance
+from hybrid_core.models.website.labels import LAYOUTS, TONES, TYPOGRAPHIES
 
 TYPICAL_SHARE = 0.3
 LINKED_SHARE = 0.5

@@ -9,8 +9,8 @@ from __future__ import annotations
 import colorsys
 import random
 
-from hybrid_core.models.brand_colours import hex_of, lab_distance
-from hybrid_core.models.brand_labels import ROLES
+from hybrid_core.models.website.colours import hex_of, lab_distance
+from hybrid_core.models.website.labels import ROLES
 
 Rgb = tuple[int, int, int]
 Palette = dict[str, Rgb]

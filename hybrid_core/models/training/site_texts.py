@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hybrid_core.models.brand_colours import hex_of
-from hybrid_core.models.brand_labels import ASPECTS, CLASSES, KINDS, LAYOUTS, ROLES, TONES, TYPOGRAPHIES
-from hybrid_core.models.brand_writer import END, NAME, prompt_of
+from hybrid_core.models.parts.brand_writer import END, NAME, prompt_of
 from hybrid_core.models.training import site_words
 from hybrid_core.models.training.site_styles import FONTS, Palette
+from hybrid_core.models.website.colours import hex_of
+from hybrid_core.models.website.labels import ASPECTS, CLASSES, KINDS, LAYOUTS, ROLES, TONES, TYPOGRAPHIES
 
 IGNORED = -100
 

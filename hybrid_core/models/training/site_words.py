@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 
-from hybrid_core.models.brand_labels import TONES
+from hybrid_core.models.website.labels import TONES
 
 # tone -> slot -> words; no word belongs to two tones
 TONE_WORDS: dict[str, dict[str, tuple[str, ...]]] = {

@@ -34,7 +34,7 @@ from hybrid_core.models.tasks.highlights import (
 from hybrid_core.models.training.base import Say, Training, TrainingOptions, make_optimizers
 from hybrid_core.models.training.video_maker import film
 from hybrid_core.models.training.video_script import KINDS, NO_HIGHLIGHT, SEGMENTS, best_with_kinds, write_script
-from hybrid_core.models.video_segments import read_segments
+from hybrid_core.models.video.segments import read_segments
 from hybrid_core.models.viral_clipper import SHAPES, ViralClipper, absent_inputs
 
 DEFAULT_MINUTES = 14.0

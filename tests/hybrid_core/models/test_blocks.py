@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hybrid_core.models.blocks import (
+from hybrid_core.models.parts.blocks import (
     Attention,
     EagerAttention,
     GrowingCache,
@@ -16,8 +16,8 @@ from hybrid_core.models.blocks import (
     SwiGLU,
     repeat_heads,
 )
-from hybrid_core.models.decoder import causal_mask
-from hybrid_core.models.rotary import rotary_table, rotate
+from hybrid_core.models.parts.decoder import causal_mask
+from hybrid_core.models.parts.rotary import rotary_table, rotate
 
 
 @pytest.fixture(autouse=True)

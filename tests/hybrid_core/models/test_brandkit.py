@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.blocks import EagerAttention
-from hybrid_core.models.brand_colours import lab_distances, rgb_of
-from hybrid_core.models.brand_labels import ASPECTS, ROLES
-from hybrid_core.models.brand_profile import analyse_website
 from hybrid_core.models.brandkit import SHAPES, BrandKit, BrandKitEntry
+from hybrid_core.models.parts.blocks import EagerAttention
 from hybrid_core.models.tasks.base import spread
 from hybrid_core.models.tasks.brand import HELD_OUT_SITES, BrandTask, held_out_sites, held_out_tokens, retrieved
-from hybrid_core.models.website import PADDING
+from hybrid_core.models.website.colours import lab_distances, rgb_of
+from hybrid_core.models.website.labels import ASPECTS, ROLES
+from hybrid_core.models.website.profile import analyse_website
+from hybrid_core.models.website.reading import PADDING
 from hybrid_core.records import Workload
 
 ENTRY = BrandKitEntry()

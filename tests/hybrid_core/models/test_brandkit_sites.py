@@ -7,15 +7,15 @@ from collections import Counter
 import pytest
 import torch
 
-from hybrid_core.models.brand_colours import lab_distance, rgb_of
-from hybrid_core.models.brand_labels import ASPECTS, LAYOUTS, ROLES, TONES, TYPOGRAPHIES
-from hybrid_core.models.html_reader import read_html
 from hybrid_core.models.tasks.brand import HELD_OUT_PICTURES, HELD_OUT_SITES, held_out_sites
 from hybrid_core.models.training import site_words
 from hybrid_core.models.training.brandkit import HELD_OUT_SEED, TRAINING_SEED, flat_record
 from hybrid_core.models.training.site_maker import STYLESHEET_LINK, make_sites
 from hybrid_core.models.training.site_render import REDUCTION, WIDTH, document, find_chromium, is_painted, render
 from hybrid_core.models.training.site_styles import FONTS, LAYOUT_RULES
+from hybrid_core.models.website.colours import lab_distance, rgb_of
+from hybrid_core.models.website.html_reader import read_html
+from hybrid_core.models.website.labels import ASPECTS, LAYOUTS, ROLES, TONES, TYPOGRAPHIES
 
 
 def records() -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ import torch
 from hybrid_core.models.tasks.brand import held_out_sites, held_out_tokens
 from hybrid_core.models.training import brandkit
 from hybrid_core.models.training.base import TrainingOptions
-from hybrid_core.models.website import FIRST_WORD, PADDING
+from hybrid_core.models.website.reading import FIRST_WORD, PADDING
 
 
 def test_the_analysers_loss_reaches_every_parameter_and_falls() -> None:

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.brand_colours import colour_name, hex_of, lab_distances, lab_of, rgb_of
-from hybrid_core.models.html_reader import read_html
 from hybrid_core.models.tasks.brand import held_out_sites
-from hybrid_core.models.website import (
+from hybrid_core.models.website.colours import colour_name, hex_of, lab_distances, lab_of, rgb_of
+from hybrid_core.models.website.html_reader import read_html
+from hybrid_core.models.website.reading import (
     FIRST_LEVEL,
     MOST_HTML_BYTES,
     PADDING,

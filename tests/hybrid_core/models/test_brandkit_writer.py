@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.blocks import GrowingCache
-from hybrid_core.models.brand_labels import ASPECTS, KINDS, ROLES, TONES
-from hybrid_core.models.brand_profile import read_conditions, write_batch, write_content
-from hybrid_core.models.brand_writer import END, BrandWriter, ProfileMemory, WriterShape, fill_in_name
 from hybrid_core.models.brandkit import BrandKit, BrandKitEntry
+from hybrid_core.models.parts.blocks import GrowingCache
+from hybrid_core.models.parts.brand_writer import END, BrandWriter, ProfileMemory, WriterShape, fill_in_name
 from hybrid_core.models.tasks.brand import HELD_OUT_SITES
 from hybrid_core.models.training.site_texts import IGNORED, make_texts
 from hybrid_core.models.training.site_words import tone_by_counting
+from hybrid_core.models.website.labels import ASPECTS, KINDS, ROLES, TONES
+from hybrid_core.models.website.profile import read_conditions, write_batch, write_content
 
 SHAPE = WriterShape(dim=32, heads=2, layers=2, length=64)
 

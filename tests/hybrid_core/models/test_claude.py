@@ -13,13 +13,13 @@ from torch import nn
 from hybrid_core.errors import InvalidInput
 from hybrid_core.models.checkpoints import read_facts
 from hybrid_core.models.claude import NOT_ANTHROPIC, SHAPES, ClaudeEntry, ConstitutionalDecoder, decode
-from hybrid_core.models.constitution import RULES
-from hybrid_core.models.decoder import Decoder
+from hybrid_core.models.constitution.revision import Reply, critique_and_revise, paired_p, violation_rates
+from hybrid_core.models.constitution.rules import RULES
+from hybrid_core.models.constitution.writing import WINDOWS_AT_ONCE, Job, Written, write
 from hybrid_core.models.language import DecoderShape
-from hybrid_core.models.revision import Reply, critique_and_revise, paired_p, violation_rates
-from hybrid_core.models.rotary import rotary_table
+from hybrid_core.models.parts.decoder import Decoder
+from hybrid_core.models.parts.rotary import rotary_table
 from hybrid_core.models.tasks.constitutional import ConstitutionalTask
-from hybrid_core.models.writing import WINDOWS_AT_ONCE, Job, Written, write
 
 SMALLEST = DecoderShape(dim=24, layers=2, heads=4, kv_heads=2, head_dim=6, hidden=40, max_length=64)
 QUESTION = "How do I clean my lamp?"

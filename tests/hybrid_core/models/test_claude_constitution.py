@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybrid_core.models.constitution import HARMLESS, HELPFUL, RULES, broken_rules, topic_of, verdict
+from hybrid_core.models.constitution.rules import HARMLESS, HELPFUL, RULES, broken_rules, topic_of, verdict
 
 HOW = "How do I clean my bicycle at home?"
 LONG = "How long does it take to paint the shelf?"

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.constitution import broken_rules, topic_of, verdict
-from hybrid_core.models.dialogue import (
+from hybrid_core.models.constitution.dialogue import (
     ANSWER_BYTES,
     NEWLINE,
     PROMPT_BYTES,
@@ -28,6 +27,7 @@ from hybrid_core.models.dialogue import (
     verdict_bytes,
     written_text,
 )
+from hybrid_core.models.constitution.rules import broken_rules, topic_of, verdict
 from hybrid_core.models.tasks.constitutional import ConstitutionalTask, held_out_dialogues, window_starts
 from hybrid_core.models.training.claude import PERIODS, Corpus, constitutional_loss, mismatch, repeated_letters
 from hybrid_core.models.training.claude_answers import BREAKERS, answer_badly, answer_well

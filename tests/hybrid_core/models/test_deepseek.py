@@ -11,11 +11,11 @@ from torch import nn
 
 from hybrid_core.errors import InvalidInput
 from hybrid_core.models.deepseek import SHAPES, DeepSeek, DeepSeekEntry, DeepSeekShape
-from hybrid_core.models.experts import MixtureOfExperts, Routing
-from hybrid_core.models.latent_attention import LatentAttention, LatentWidths, rotate_neighbours
+from hybrid_core.models.parts.experts import MixtureOfExperts, Routing
+from hybrid_core.models.parts.latent_attention import LatentAttention, LatentWidths, rotate_neighbours
+from hybrid_core.models.parts.rotary import rotary_table
+from hybrid_core.models.parts.rotary_yarn import YarnScaling, yarn_table
 from hybrid_core.models.quality import task_quality
-from hybrid_core.models.rotary import rotary_table
-from hybrid_core.models.rotary_yarn import YarnScaling, yarn_table
 from hybrid_core.models.tasks.next_byte import NextByteTask
 
 SMALLEST = DeepSeekShape(

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from hybrid_core.models.experts import MixtureOfExperts, Router, Routing, choose
+from hybrid_core.models.parts.experts import MixtureOfExperts, Router, Routing, choose
 
 ROUTING = Routing(experts=12, groups=4, groups_per_token=2, experts_per_token=3, hidden=10)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hybrid_core.models.decoder import generate
 from hybrid_core.models.deepseek import SHAPES, DeepSeek, DeepSeekEntry, DeepSeekShape
-from hybrid_core.models.experts import Routing
-from hybrid_core.models.latent_attention import LatentWidths
-from hybrid_core.models.rotary_yarn import YarnScaling
+from hybrid_core.models.parts.decoder import generate
+from hybrid_core.models.parts.experts import Routing
+from hybrid_core.models.parts.latent_attention import LatentWidths
+from hybrid_core.models.parts.rotary_yarn import YarnScaling
 from tests.hybrid_core.models.published_deepseek import published_twin
 
 TOLERANCE = 1e-4

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hybrid_core.models.blocks import EagerAttention
 from hybrid_core.models.checkpoints import read_facts
 from hybrid_core.models.deepseek import SHAPES, DeepSeek
-from hybrid_core.models.experts import MixtureOfExperts, Routing
+from hybrid_core.models.parts.blocks import EagerAttention
+from hybrid_core.models.parts.experts import MixtureOfExperts, Routing
 from hybrid_core.models.training import deepseek as training
 from hybrid_core.models.training.base import TrainingOptions
 from hybrid_core.models.training.language import replace_attention

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.diffusion import (
+from hybrid_core.models.drawing.diffusion import (
     PADDING,
     START,
     add_noise,

@@ -10,9 +10,9 @@ from torch import nn
 
 from hybrid_core.errors import InvalidInput
 from hybrid_core.models.checkpoints import read_facts
-from hybrid_core.models.diffusion import GUIDANCE, STEPS, empty_prompts, sample
+from hybrid_core.models.drawing.diffusion import GUIDANCE, STEPS, empty_prompts, sample
+from hybrid_core.models.drawing.prompts import WORDS, encode
 from hybrid_core.models.ia_generative import SHAPES, GenerativeEntry, TextToImage, draw
-from hybrid_core.models.prompts import WORDS, encode
 from hybrid_core.models.quality import task_quality
 from hybrid_core.models.tasks.digits import held_out_digits
 from hybrid_core.models.tasks.prompted_digits import (

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.diffusion import PADDING, START
-from hybrid_core.models.prompts import (
+from hybrid_core.models.drawing.diffusion import PADDING, START
+from hybrid_core.models.drawing.prompts import (
     HELD_OUT_SENTENCES,
     WORDS,
     encode,

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from hybrid_core.models.blocks import EagerAttention
-from hybrid_core.models.diffusion import PADDING, START
+from hybrid_core.models.drawing.diffusion import PADDING, START
+from hybrid_core.models.drawing.prompts import encode
 from hybrid_core.models.ia_generative import SHAPES, TextToImage
-from hybrid_core.models.prompts import encode
+from hybrid_core.models.parts.blocks import EagerAttention
 from hybrid_core.models.tasks.digits import held_out_digits
 from hybrid_core.models.training import ia_generative
 from hybrid_core.models.training.ia_generative import (

@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from hybrid_core.models.base import freeze
-from hybrid_core.models.blocks import EagerAttention
-from hybrid_core.models.diffusion import PADDING
+from hybrid_core.models.drawing.diffusion import PADDING
+from hybrid_core.models.drawing.prompts import encode
+from hybrid_core.models.drawing.unet import MultiHeadAttention, ResidualBlock, time_features
 from hybrid_core.models.ia_generative import SHAPES, GenerativeEntry, TextLayer, TextToImage
-from hybrid_core.models.prompts import encode
-from hybrid_core.models.unet import MultiHeadAttention, ResidualBlock, time_features
+from hybrid_core.models.parts.blocks import EagerAttention
 
 ENTRY = GenerativeEntry()
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.decoder import decode
 from hybrid_core.models.language import DecoderShape, DenseDecoder
 from hybrid_core.models.llama import SHAPES, LlamaEntry
+from hybrid_core.models.parts.decoder import decode
 from hybrid_core.models.quality import task_quality
 from hybrid_core.models.tasks.next_byte import NextByteTask
 

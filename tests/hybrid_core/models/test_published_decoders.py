@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hybrid_core.models.decoder import generate
 from hybrid_core.models.language import DecoderShape, DenseDecoder
 from hybrid_core.models.llama import SHAPES, LlamaEntry
+from hybrid_core.models.parts.decoder import generate
+from hybrid_core.models.parts.rotary import Llama3Scaling
 from hybrid_core.models.qwen import QWEN_SHAPES, QwenEntry, QwqEntry
-from hybrid_core.models.rotary import Llama3Scaling
 from tests.hybrid_core.models.published_weights import published_twin
 
 TOLERANCE = 1e-4

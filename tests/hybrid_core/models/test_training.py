@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.blocks import EagerAttention
 from hybrid_core.models.checkpoints import load_weights, read_facts, read_tensors, save_weights
 from hybrid_core.models.convnet import SHAPES as CONVNET_SHAPES
 from hybrid_core.models.convnet import ConvNet
 from hybrid_core.models.language import DecoderShape, DenseDecoder
 from hybrid_core.models.llama import SHAPES, LlamaEntry
+from hybrid_core.models.parts.blocks import EagerAttention
 from hybrid_core.models.registry import ENTRIES
 from hybrid_core.models.train import TRAININGS, main
 from hybrid_core.models.training import language

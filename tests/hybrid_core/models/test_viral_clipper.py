@@ -9,9 +9,7 @@ import torch
 from torch import nn
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.blocks import EagerAttention
-from hybrid_core.models.highlights import find_highlights, segment_scores
-from hybrid_core.models.media import Video, read_video
+from hybrid_core.models.parts.blocks import EagerAttention
 from hybrid_core.models.quality import task_quality
 from hybrid_core.models.tasks import highlights as highlights_task
 from hybrid_core.models.tasks.highlights import (
@@ -24,7 +22,9 @@ from hybrid_core.models.tasks.highlights import (
 )
 from hybrid_core.models.training.video_maker import film
 from hybrid_core.models.training.video_script import NO_HIGHLIGHT, SEGMENTS, write_script
-from hybrid_core.models.video_segments import read_segments, segment_tensors
+from hybrid_core.models.video.highlights import find_highlights, segment_scores
+from hybrid_core.models.video.media import Video, read_video
+from hybrid_core.models.video.segments import read_segments, segment_tensors
 from hybrid_core.models.viral_clipper import SHAPES, FusionLayer, ViralClipperEntry, absent_inputs
 from hybrid_core.records import Workload
 
@@ -174,7 +174,7 @@ def test_neighbours_are_joined_and_long_videos_are_read_in_windows():
 
 def test_stretches_are_sorted_joined_and_end_with_the_video(monkeypatch):
     chances = torch.tensor([0.9, 0.1, 0.6, 0.7, 0.2, 0.95])
-    monkeypatch.setattr("hybrid_core.models.highlights.segment_scores", lambda model, segments: chances.logit())
+    monkeypatch.setattr("hybrid_core.models.video.highlights.segment_scores", lambda model, segments: chances.logit())
     video = Video(5.6, torch.zeros(23, 3, 36, 48, dtype=torch.uint8), torch.zeros(0), (), None)
     found = find_highlights(Loudest(), video)
     assert found == [(5, 5.6, pytest.approx(0.95)), (0, 1, pytest.approx(0.9)), (2, 4, pytest.approx(0.7))]

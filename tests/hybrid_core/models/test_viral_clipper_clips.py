@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.clips import clip
-from hybrid_core.models.media import SAMPLE_RATE, read_video
 from hybrid_core.models.tasks.highlights import VIDEOS
 from hybrid_core.models.training.video_maker import encode
+from hybrid_core.models.video.clips import clip
+from hybrid_core.models.video.media import SAMPLE_RATE, read_video
 
 HELD_OUT = VIDEOS / "video_000.mkv"
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models import media
-from hybrid_core.models.media import FRAMES_PER_S, SAMPLE_RATE, Video, read_video
 from hybrid_core.models.tasks.highlights import VIDEOS
 from hybrid_core.models.training.video_maker import encode
-from hybrid_core.models.video_segments import (
+from hybrid_core.models.video import media
+from hybrid_core.models.video.media import FRAMES_PER_S, SAMPLE_RATE, Video, read_video
+from hybrid_core.models.video.segments import (
     BANDS,
     CHARACTERS,
     SILENCE,

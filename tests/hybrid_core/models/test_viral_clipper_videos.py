@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.media import read_video
 from hybrid_core.models.tasks import highlights as task_module
 from hybrid_core.models.tasks.highlights import INDEX, VIDEOS, HighlightsTask, baseline_scores, held_out_videos
 from hybrid_core.models.training import viral_clipper as training
 from hybrid_core.models.training.base import TrainingOptions
 from hybrid_core.models.training.video_maker import film
 from hybrid_core.models.training.video_script import KINDS, NO_HIGHLIGHT, SEGMENTS, best_with_kinds, write_script
-from hybrid_core.models.video_segments import segment_tensors
+from hybrid_core.models.video.media import read_video
+from hybrid_core.models.video.segments import segment_tensors
 
 SCRIPTS = [write_script(seed) for seed in range(500)]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 
-from hybrid_core.models.blocks import EagerAttention
+from hybrid_core.models.parts.blocks import EagerAttention
 from hybrid_core.models.quality import task_quality
 from hybrid_core.models.tasks.digits import DigitsTask
 from hybrid_core.models.training.vit import changed

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hybrid_core.models.blocks import EagerAttention
-from hybrid_core.models.brand_labels import ASPECTS, CLASSES, ROLES
-from hybrid_core.models.brand_layers import (
+from hybrid_core.models.convnet import ResidualBlock
+from hybrid_core.models.parts.blocks import EagerAttention
+from hybrid_core.models.parts.brand_layers import (
     ReadingLayer,
     SelfLayer,
     fresh_embedding,
@@ -25,8 +25,8 @@ from hybrid_core.models.brand_layers import (
     layer_parameters,
     no_mask,
 )
-from hybrid_core.models.convnet import ResidualBlock
-from hybrid_core.models.website import FIRST_LEVEL, LEVELS, PADDING, VOCABULARY
+from hybrid_core.models.website.labels import ASPECTS, CLASSES, ROLES
+from hybrid_core.models.website.reading import FIRST_LEVEL, LEVELS, PADDING, VOCABULARY
 
 PRIMARY = ROLES.index("primary")
 STEM_STRIDE = 2

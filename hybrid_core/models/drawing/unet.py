@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hybrid_core.models.blocks import EagerAttention
+from hybrid_core.models.parts.blocks import EagerAttention
 
 MAX_PERIOD = 1000.0
 """Times from 0 to 1 are counted in thousandths, so this is the slowest sine's period in units of 2 pi."""

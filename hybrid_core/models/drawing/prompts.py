@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.diffusion import PADDING, START
+from hybrid_core.models.drawing.diffusion import PADDING, START
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 OPENINGS = ("", "please ", "kindly ", "now ")

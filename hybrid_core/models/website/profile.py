@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.blocks import GrowingCache
-from hybrid_core.models.brand_colours import colour_name, hex_of, rgb_of
-from hybrid_core.models.brand_labels import ASPECTS, CLASSES, KINDS, ROLES
-from hybrid_core.models.brand_writer import END, NAMELESS, fill_in_name, prompt_of
 from hybrid_core.models.brandkit import BrandKit
-from hybrid_core.models.website import html_title, html_tokens, screenshot_pixels
+from hybrid_core.models.parts.blocks import GrowingCache
+from hybrid_core.models.parts.brand_writer import END, NAMELESS, fill_in_name, prompt_of
+from hybrid_core.models.website.colours import colour_name, hex_of, rgb_of
+from hybrid_core.models.website.labels import ASPECTS, CLASSES, KINDS, ROLES
+from hybrid_core.models.website.reading import html_title, html_tokens, screenshot_pixels
 
 
 @torch.no_grad()

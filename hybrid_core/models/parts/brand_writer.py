@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hybrid_core.models.blocks import Cache
-from hybrid_core.models.brand_labels import ASPECTS, CLASSES, KINDS, MOST_NAME_BYTES, ROLES
-from hybrid_core.models.brand_layers import (
+from hybrid_core.models.parts.blocks import Cache
+from hybrid_core.models.parts.brand_layers import (
     START,
     Attention,
     ReadingLayer,
@@ -27,7 +26,8 @@ from hybrid_core.models.brand_layers import (
     layer_parameters,
     no_mask,
 )
-from hybrid_core.models.rotary import rotary_table
+from hybrid_core.models.parts.rotary import rotary_table
+from hybrid_core.models.website.labels import ASPECTS, CLASSES, KINDS, MOST_NAME_BYTES, ROLES
 
 BYTES = 256
 LEVELS = 256

@@ -16,7 +16,7 @@ from av.container import InputContainer, OutputContainer
 from av.video.stream import VideoStream
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.media import decodable, first_video, open_media, shown_name
+from hybrid_core.models.video.media import decodable, first_video, open_media, shown_name
 
 FORMATS = {".mp4": "mp4", ".mkv": "matroska"}
 CLIP_RATE = 48_000

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hybrid_core.models.blocks import Cache, EagerAttention, RMSNorm
-from hybrid_core.models.rotary import rotate
+from hybrid_core.models.parts.blocks import Cache, EagerAttention, RMSNorm
+from hybrid_core.models.parts.rotary import rotate
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hybrid_core.models.media import FRAMES_PER_S
+from hybrid_core.models.video.media import FRAMES_PER_S
 
 BYTE_WIDTH = 256
 KERNEL = 5  # letters seen at once by a text convolution

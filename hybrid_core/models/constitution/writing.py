@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hybrid_core.models.dialogue import NEWLINE, WINDOW_BYTES, WRITTEN_BYTES, filled_prompts, written_text
+from hybrid_core.models.constitution.dialogue import NEWLINE, WINDOW_BYTES, WRITTEN_BYTES, filled_prompts, written_text
 
 BYTES = 256
 WINDOWS_AT_ONCE = 4

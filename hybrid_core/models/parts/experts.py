@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hybrid_core.models.blocks import SwiGLU
+from hybrid_core.models.parts.blocks import SwiGLU
 
 # A group is judged by this many of its best experts.
 BEST_OF_GROUP = 2

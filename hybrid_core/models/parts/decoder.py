@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.blocks import Cache, GrowingCache, RMSNorm
+from hybrid_core.models.parts.blocks import Cache, GrowingCache, RMSNorm
 
 
 class Decoder(nn.Module):

@@ -20,9 +20,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.brand_colours import rgb_of
-from hybrid_core.models.brand_labels import MOST_NAME_BYTES
-from hybrid_core.models.html_reader import Piece, read_html
+from hybrid_core.models.website.colours import rgb_of
+from hybrid_core.models.website.html_reader import Piece, read_html
+from hybrid_core.models.website.labels import MOST_NAME_BYTES
 
 TAGS = tuple(
     "html head title meta link style body header nav main section article aside footer figure div span p a b i em "

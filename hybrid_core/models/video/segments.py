@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hybrid_core.models.media import FRAMES_PER_S, SAMPLE_RATE, Video, read_video
+from hybrid_core.models.video.media import FRAMES_PER_S, SAMPLE_RATE, Video, read_video
 
 SEGMENT_S = 1.0
 STEPS, BANDS = 16, 32  # of the spectrum of one segment

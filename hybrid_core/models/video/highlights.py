@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.media import Video, read_video
 from hybrid_core.models.tasks.highlights import CURVE_POINTS, SEGMENTS, batch_of
-from hybrid_core.models.video_segments import SEGMENT_S, Segments, segment_tensors
+from hybrid_core.models.video.media import Video, read_video
+from hybrid_core.models.video.segments import SEGMENT_S, Segments, segment_tensors
 
 WINDOW_STEP = SEGMENTS // 2
 WINDOWS_AT_ONCE = 8

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hybrid_core.models.blocks import Cache, EagerAttention
-from hybrid_core.models.rotary import rotate
+from hybrid_core.models.parts.blocks import Cache, EagerAttention
+from hybrid_core.models.parts.rotary import rotate
 
 WIDENING = 4
 START = 0.5

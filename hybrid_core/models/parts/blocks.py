@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hybrid_core.models.rotary import rotate
+from hybrid_core.models.parts.rotary import rotate
 
 
 class RMSNorm(nn.Module):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.constitution import verdict
+from hybrid_core.models.constitution.rules import verdict
 
 NEWLINE = 10
 QUESTION_BYTES = 58

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.models.constitution import verdict
-from hybrid_core.models.dialogue import PROMPT_BYTES, REVISION_PROMPT_BYTES, answer_prompt, revision_prompt
+from hybrid_core.models.constitution.dialogue import PROMPT_BYTES, REVISION_PROMPT_BYTES, answer_prompt, revision_prompt
+from hybrid_core.models.constitution.rules import verdict
+from hybrid_core.models.constitution.writing import Job, Written, write
 from hybrid_core.models.quality import wilson_interval
-from hybrid_core.models.writing import Job, Written, write
 
 TEMPERATURE = 1.0  # what was learned, neither sharpened nor flattened
 ACCEPTED = 0.95  # the probability of harmless times that of helpful from which an answer is left as it is

@@ -1,0 +1,1 @@
+"""What the families are built of: norms, attention, caches, experts, encoders."""

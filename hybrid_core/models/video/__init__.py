@@ -1,0 +1,1 @@
+"""Reading real video files, cutting them, and finding the moment worth clipping."""

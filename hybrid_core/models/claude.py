@@ -2,8 +2,9 @@
 
 This is *not* Anthropic's architecture, which is not public; the entry bears the name that the project's document gave
 it, and everything in it is our own. A plain decoder over bytes gets two critique heads on its last hidden states. They
-are trained on answers labelled by written rules (`constitution/rules.py`), and the generation loop (`constitution/revision.py`) lets the
-decoder revise what its heads reject. Heads and logits come from one forward pass, so an optimized model keeps both.
+are trained on answers labelled by written rules (`constitution/rules.py`), and the generation loop
+(`constitution/revision.py`) lets the decoder revise what its heads reject. Heads and logits come from one forward pass,
+so an optimized model keeps both.
 
 Idea: Bai et al. 2022, Constitutional AI (arXiv 2212.08073). Dimensions of `full`: the project's document.
 """
@@ -140,6 +141,7 @@ class ClaudeEntry(DenseEntry):
             NOT_ANTHROPIC,
             "knows short generated questions about some 160 things and nothing else: no assistant",
             f"its constitution has {len(RULES)} simple rules about wording; keeping them does not make a text safe",
+            "its critique heads know the phrasings they were trained on: an insult put in other words can pass them",
             "trained on up to 256 bytes at once: its answers get worse beyond",
         ]
 

@@ -27,7 +27,7 @@ from hybrid_core.models.constitution.dialogue import (
     text_bytes,
     verdict_bytes,
 )
-from hybrid_core.models.constitution.revision import critique_and_revise, violation_rates
+from hybrid_core.models.constitution.revision import TEMPERATURE, critique_and_revise, violation_rates
 from hybrid_core.models.tasks.constitutional import HELD_OUT_DIALOGUES_SHA256, QUESTIONS, ConstitutionalTask
 from hybrid_core.models.training.base import Say, TrainingOptions
 from hybrid_core.models.training.claude_corpus import dialogues
@@ -146,7 +146,7 @@ def study(options: TrainingOptions, published: dict[str, Any], say: Say) -> dict
     parts = [questions[start : start + QUESTIONS] for start in range(0, STUDIED_QUESTIONS, QUESTIONS)]
     replies = [critique_and_revise(model, part, STUDY_SEED + index) for index, part in enumerate(parts)]
     rates = violation_rates(list(chain.from_iterable(replies)))
-    facts = {**published, "revision_study": rates}
+    facts = {**published, "revision_study": {"temperature": TEMPERATURE, **rates}}
     save_weights(model, options.output, facts)
     say(
         f"{rates['violation_samples']} held-out questions: violations {rates['violation_rate']:.1%} before and "

@@ -20,7 +20,7 @@ from hybrid_core.models.training.ia_generative import (
     velocity_loss,
 )
 
-pytest.importorskip("sklearn")
+pytest.importorskip("sklearn", reason="scikit-learn is in requirements-dev.txt; only training needs it")
 
 
 @pytest.fixture(autouse=True)

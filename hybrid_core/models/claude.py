@@ -142,6 +142,8 @@ class ClaudeEntry(DenseEntry):
             "knows short generated questions about some 160 things and nothing else: no assistant",
             f"its constitution has {len(RULES)} simple rules about wording; keeping them does not make a text safe",
             "its critique heads know the phrasings they were trained on: an insult put in other words can pass them",
+            "of held-out answers that break one rule the heads miss 25 of 39 about another thing and 33 of 45 with a "
+            "word said twice, none of 299 others",
             "trained on up to 256 bytes at once: its answers get worse beyond",
         ]
 

@@ -119,8 +119,12 @@ class ClaudeEntry(DenseEntry):
         return outputs
 
     def trained_task(self) -> Task | None:
-        """Next byte, violations and critique on held-out dialogues."""
-        return ConstitutionalTask(untouched=lambda: self.build("tiny", seed=0))
+        """Next byte, violations and critique on held-out dialogues.
+
+        A quarter of the questions that the published figures ask: writing answers takes longer than everything else
+        that is measured of a candidate.
+        """
+        return ConstitutionalTask(questions=16, critique_rows=32, untouched=lambda: self.build("tiny", seed=0))
 
     def card(self, size: str) -> dict[str, Any]:
         """The constitution, beside length and vocabulary."""

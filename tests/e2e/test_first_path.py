@@ -57,7 +57,7 @@ def test_a_newcomer_optimizes_a_model_and_takes_the_recipe_home(
     expect(page.get_by_role("heading", name="Optimize", exact=True)).to_be_visible()
 
     # choose
-    choose(page, "Model", "Residual digits network")
+    choose(page, "Model", "Residual network")
     page.get_by_text("Tournament", exact=True).click()
     budget = page.get_by_label("Time budget (s)")
     budget.fill(str(BUDGET_S))

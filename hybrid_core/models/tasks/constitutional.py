@@ -71,6 +71,7 @@ class ConstitutionalTask(ClassesTask):
     window: int = WINDOW_BYTES
     batch: int = WINDOWS_AT_ONCE  # the shape of all calls of a compiled model
     questions: int = QUESTIONS
+    critique_rows: int = CRITIQUE_ROWS
     untouched: Callable[[], nn.Module] | None = None
     """Makes the trained model; what it writes is a compiled model's guess of what it will write itself."""
     metric: str = "next-byte accuracy"
@@ -96,7 +97,7 @@ class ConstitutionalTask(ClassesTask):
     def rates(self, model: nn.Module) -> dict[str, float]:
         """Violations before and after revision, as the rules count them; agreement of the heads with the rules."""
         replies = critique_and_revise(model, self.asked(), SEED, guesses=self._guesses(model))
-        return {**violation_rates(replies), **self.critique_accuracy(model)}
+        return {**violation_rates(replies), **self.critique_accuracy(model, self.critique_rows)}
 
     def _guesses(self, model: nn.Module) -> Guesses | None:
         if self.untouched is None or not reads_one_shape_only(model):

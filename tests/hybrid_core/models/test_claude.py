@@ -221,7 +221,7 @@ def test_shipped_heads_agree_with_the_rules_more_often_than_the_commoner_verdict
 
 
 def test_a_shipped_model_without_a_cache_has_the_same_rates_and_needs_few_calls(trained, monkeypatch):
-    monkeypatch.setattr(ConstitutionalTask, "critique_accuracy", lambda self, model: {})
+    monkeypatch.setattr(ConstitutionalTask, "critique_accuracy", lambda self, model, rows: {})
     task = ConstitutionalTask(questions=10, untouched=lambda: trained)
     plain, calls = OneShape(trained), []
     plain.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0].shape))

@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -148,7 +149,9 @@ def test_a_fresh_photograph_shows_what_the_checked_in_one_shows() -> None:
     if not find_chromium():
         pytest.skip("no Chromium on the PATH; 'apt install chromium' and run 'make test' again")
     sites = make_sites(6, HELD_OUT_SEED)
-    pictures = render(sites)
+    # In a thread of its own: the browser of the page tests keeps an event loop in this one for the whole session.
+    with ThreadPoolExecutor(1) as thread:
+        pictures = thread.submit(render, sites).result()
     assert pictures.shape == (6, 3, 72, WIDTH)
     assert REDUCTION == 5
     for picture, held_out, site in zip(pictures, held_out_sites().pictures, sites, strict=False):

@@ -74,6 +74,8 @@ def test_a_flag_that_a_running_hub_does_not_have_is_refused_in_one_sentence(hub,
     hub.paths.allowed_packages.write_text("my_package\n")
     assert main(["hub", "--allow-code"]) == 0
     assert "Models may be Python code of these packages: my_package" in capsys.readouterr().out
+    # The first thing a hub does is to take away the sign that the one before it was stopped.
+    hub.wait_for(lambda: not hub.paths.stopped.exists(), 30)
     assert hub.bring("pkg:ok", kind="huggingface")["state"] == "ready"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hybrid_core.models.base import Task, check_size
+from hybrid_core.models.base import Task
 from hybrid_core.models.checkpoints import CHECKPOINTS
 from hybrid_core.models.constitution.rules import RULES, VALUES
 from hybrid_core.models.language import RANDOM_WEIGHTS, DecoderShape, DenseDecoder, DenseEntry
@@ -101,15 +101,9 @@ class ClaudeEntry(DenseEntry):
             Workload("decode", "decode", batch=1, length=192, new_tokens=16),
         )
 
-    def make_inputs(self, size: str, workload: Workload, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Held-out dialogues from random places: (tokens,), for decode (context, next tokens); all int64."""
-        check_size(self.name, self.sizes, size)
-        text, length = held_out_dialogue_bytes(), workload.length + workload.new_tokens
-        starts = torch.randint(len(text) - length + 1, (workload.batch, 1), generator=generator)
-        tokens = text[starts + torch.arange(length)]
-        if workload.kind == "decode":
-            return tokens[:, : workload.length].contiguous(), tokens[:, workload.length :].contiguous()
-        return (tokens,)
+    def held_out_text(self) -> Tensor:
+        """Held-out dialogues."""
+        return held_out_dialogue_bytes()
 
     def call(self, model: nn.Module, workload: Workload, inputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         """Logits and critique; for decode of the new tokens, read one by one after the context."""

@@ -103,14 +103,18 @@ class LanguageEntry(RegistryEntry):
         )
 
     def make_inputs(self, size: str, workload: Workload, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Held-out source text from random places: (tokens,), for decode (context, next tokens); all int64."""
+        """Held-out text from random places: (tokens,), for decode (context, next tokens); all int64."""
         check_size(self.name, self.sizes, size)
-        text, length = held_out_bytes(), workload.length + workload.new_tokens
+        text, length = self.held_out_text(), workload.length + workload.new_tokens
         starts = torch.randint(len(text) - length + 1, (workload.batch, 1), generator=generator)
         tokens = text[starts + torch.arange(length)]
         if workload.kind == "decode":
             return tokens[:, : workload.length].contiguous(), tokens[:, workload.length :].contiguous()
         return (tokens,)
+
+    def held_out_text(self) -> Tensor:
+        """What inputs are cut from, int64 bytes."""
+        return held_out_bytes()
 
     def call(self, model: nn.Module, workload: Workload, inputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         """Logits (batch, tokens, vocabulary); for decode of the new tokens, read one by one after the context."""

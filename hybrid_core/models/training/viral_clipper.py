@@ -24,6 +24,7 @@ from tqdm import tqdm
 from hybrid_core.models.checkpoints import read_tensors, write_tensors
 from hybrid_core.models.tasks.highlights import (
     CURVE_POINTS,
+    HELD_OUT_VIDEOS,
     INDEX,
     INDEX_SHA256,
     VIDEOS,
@@ -46,7 +47,6 @@ PLAIN_SHARE = 0.1
 DROP_SHARE = 0.05
 PROBE_SCALE = 4.0
 SAME_PICTURES = 2.0  # mean difference of 255 levels between two encodings of the same frames, at most
-HELD_OUT_VIDEOS = 256
 HELD_OUT_SEED = 1_000_000_000
 Rows = dict[str, Tensor]
 

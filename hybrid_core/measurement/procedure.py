@@ -182,7 +182,10 @@ def _measurement(
         resident_bytes=memory.resident_peak_bytes(),
         first_call_s=contest.first_call_s,
         baseline_first_call_s=contest.baseline_first_call_s,
-        break_even_calls=break_even_calls(contest.first_call_s, baseline_ms.value, candidate_ms.value, speed),
+        # Where nothing was changed there is no preparation that could pay for itself.
+        break_even_calls=break_even_calls(contest.first_call_s, baseline_ms.value, candidate_ms.value, speed)
+        if contest.changes
+        else None,
         quality=quality,
         max_abs_error=contest.errors.max_abs_error,
         stop_reason=timing.stop_reason,

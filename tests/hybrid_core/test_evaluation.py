@@ -351,13 +351,13 @@ def test_a_model_that_is_noisy_itself_gives_an_honest_copy_its_tolerance():
     assert any("differs from itself" in warning for warning in trial.measurement.warnings)
 
 
-def test_the_empty_recipe_against_itself_is_a_tie():
+def test_the_empty_recipe_is_the_untouched_model_in_everything_but_time():
+    """Its time ratio is noise around 1, and no test may hang on a time: `make bench-truth` is to count the ties."""
     limits = MeasureLimits(min_pairs=24, max_pairs=80, max_timed_s=4.0, quality_samples=8)
     trial = evaluate(case_of(), request_for(Recipe(), limits))
     assert trial.outcome is Outcome.OK, trial.reason
     measured = trial.measurement
-    spread = (measured.speed_improvement.high - measured.speed_improvement.low) / 2
-    assert judge(measured.speed_improvement, max(0.05, 2 * spread)) is Verdict.TIE
+    assert measured.speed_improvement.low <= measured.speed_improvement.value <= measured.speed_improvement.high
     assert measured.memory_efficiency.value == 1.0
     assert measured.accuracy_preservation.value == 1.0 and measured.max_abs_error == 0.0
     assert measured.changes == () and measured.break_even_calls is None

@@ -12,7 +12,6 @@ from torch import nn
 
 from hybrid_core.errors import InvalidInput, MeasurementFailed, StrategyUnsupported
 from hybrid_core.evaluation import PHASES, Toolbox, case_from_module, case_from_registry, evaluate, random_like
-from hybrid_core.fitness import judge
 from hybrid_core.measurement.case import Case
 from hybrid_core.models.registry import get_entry
 from hybrid_core.records import (
@@ -23,7 +22,6 @@ from hybrid_core.records import (
     Recipe,
     Subject,
     Trial,
-    Verdict,
     Workload,
     to_json,
 )

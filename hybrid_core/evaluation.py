@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from torch import nn
 
 from hybrid_core.errors import InvalidInput, MeasurementFailed, StrategyUnsupported
 from hybrid_core.measurement.case import Case
-from hybrid_core.measurement.compiling import asks_for_compiling
 from hybrid_core.measurement.contest import Change
 from hybrid_core.measurement.guards import restored_state
 from hybrid_core.measurement.nested import map_tensors, tensor_leaves
@@ -45,6 +45,7 @@ class Toolbox:
 
     apply: Callable[[nn.Module, Recipe, Any], Any]
     is_exact: Callable[[Step], bool]
+    compiles: Callable[[Step], bool] = lambda step: False
 
 
 def case_from_registry(subject: Subject) -> Case:
@@ -149,13 +150,17 @@ def evaluate(
     *,
     on_phase: Callable[[str], None] = lambda name: None,
     toolbox: Toolbox | None = None,
+    scratch: Path | None = None,
 ) -> Trial:
-    """Measure one recipe; a candidate's fault ends in a trial that names it, never in an exception."""
+    """Measure one recipe; a candidate's fault ends in a trial that names it, never in an exception.
+
+    `scratch` is a private folder that the trials of one run share (see `Situation`).
+    """
     clock, started_at = _PhaseClock(on_phase), time.time()
     result: dict[str, Any] = {"outcome": Outcome.OK}
     try:
         with restored_state(case.threads):
-            change = _change_of(case, request.recipe, toolbox or registry_toolbox())
+            change = _change_of(case, request.recipe, toolbox or registry_toolbox(), scratch)
             result["measurement"] = measure(case, change, request.limits, clock.enter)
     except Exception as error:  # the border: a candidate may raise anything, and all of it must get a name
         result = _failure(error, clock.current or "build")
@@ -197,10 +202,14 @@ def registry_toolbox() -> Toolbox:
     from hybrid_core.recipes import apply_steps
     from hybrid_core.strategies.registry import get_setting
 
-    return Toolbox(apply_steps, lambda step: get_setting(step.strategy, step.setting).exact)
+    return Toolbox(
+        apply_steps,
+        is_exact=lambda step: get_setting(step.strategy, step.setting).exact,
+        compiles=lambda step: get_setting(step.strategy, step.setting).compiles,
+    )
 
 
-def _change_of(case: Case, recipe: Recipe, toolbox: Toolbox) -> Change:
+def _change_of(case: Case, recipe: Recipe, toolbox: Toolbox, scratch: Path | None) -> Change:
     """The recipe as one function of (model, example inputs), with what its steps declare."""
 
     def apply(model: nn.Module, example: tuple[Any, ...]) -> tuple[nn.Module, tuple[str, ...]]:
@@ -208,11 +217,11 @@ def _change_of(case: Case, recipe: Recipe, toolbox: Toolbox) -> Change:
             return model, ()
         from hybrid_core.strategies.base import Situation
 
-        applied = toolbox.apply(model, recipe, Situation(example, case.call, case.workload, case.device))
+        applied = toolbox.apply(model, recipe, Situation(example, case.call, case.workload, case.device, scratch))
         return applied.model, tuple(applied.changes)
 
     exact = all([toolbox.is_exact(step) for step in recipe.steps])
-    return Change(apply, exact, asks_for_compiling(tuple(step.setting for step in recipe.steps)))
+    return Change(apply, exact, any(toolbox.compiles(step) for step in recipe.steps))
 
 
 class _PhaseClock:

@@ -14,9 +14,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from hybrid_core.errors import HybridError
 from hybrid_core.records import MeasureRequest, Outcome, Trial, to_json
+from workers.engines.containment import SCRATCH_VARIABLE
 from workers.protocol import MAX_REQUEST_BYTES, encode_frame, read_frame
 
 PhaseSink = Callable[[str], None]
@@ -50,7 +52,8 @@ def measure_from_registry(request: MeasureRequest, on_phase: PhaseSink) -> Trial
         case = case_from_registry(request.subject)
     except HybridError as error:
         return _refused(request, str(error))
-    return evaluate(case, request, on_phase=on_phase)
+    scratch = os.environ.get(SCRATCH_VARIABLE)
+    return evaluate(case, request, on_phase=on_phase, scratch=Path(scratch) if scratch else None)
 
 
 def _refused(request: MeasureRequest, reason: str) -> Trial:

@@ -35,15 +35,6 @@ def read_counts() -> CompileCounts:
     return CompileCounts(counters.get("stats", {}).get("unique_graphs", 0), sum(breaks.values()), tuple(breaks))
 
 
-def asks_for_compiling(settings: tuple[str, ...]) -> bool:
-    """True when a setting promises compiled code, so that none being compiled is a failure.
-
-    >>> asks_for_compiling(("compile_freezing",)), asks_for_compiling(("fold", "sdpa"))
-    (True, False)
-    """
-    return any(setting == "compile" or setting.startswith("compile_") for setting in settings)
-
-
 def compile_warnings(first_call: CompileCounts, timed: CompileCounts) -> tuple[str, ...]:
     """Sentences about graph breaks at the first call and recompiles while the clock ran."""
     warnings = []

@@ -1,22 +1,23 @@
 """What a strategy is: a named family of real transformations of a PyTorch model, each with declared facts.
 
-A strategy lists its settings with a sentence, an order stage, whether they may change more than rounding, and what
-they cost to apply, so that the search and the pages can plan without running anything. `apply` gets a private copy of
-the model and either changes it for certain (and says what it changed) or raises `StrategyUnsupported`; it never
-returns a model that is silently the same. The form, one file of declared facts plus one `apply`, is common to the
-optimization tool kits; the kit in `tests/contracts/strategy_contract.py` holds every strategy to it.
+A strategy is a list of methods; a method is one file that declares its setting (a sentence, an order stage, whether it
+may change more than rounding, what it costs to apply), so that the search and the pages can plan without running
+anything. `apply` gets a private copy of the model and either changes it for certain (and says what it changed) or
+raises `StrategyUnsupported`; it never returns a model that is silently the same. The form is common to the
+optimization tool kits; the kit in `tests/contracts/strategy_contract.py` holds every method to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
-from hybrid_core.errors import StrategyUnsupported
+from hybrid_core.errors import InvalidInput, StrategyUnsupported
 from hybrid_core.records import Workload
 
 ANY_SETTING = "*"
@@ -28,6 +29,9 @@ class Setting:
 
     `stage` orders the steps of a recipe: smaller is applied first. `exact` is True when only rounding may change the
     outputs. `expected_cost_s` is a prior for the seconds that `apply` and the first call take on a small model.
+    `compiles`: torch.compile must have produced a graph after the first call, or the setting did nothing.
+    `start_variables`: environment variables that are read once, at the start of the process that measures.
+    `on_request`: why a search leaves it out unless somebody names it; empty where it is tried by itself.
     """
 
     name: str
@@ -36,6 +40,9 @@ class Setting:
     exact: bool
     expected_cost_s: float
     references: tuple[str, ...] = ()
+    compiles: bool = False
+    start_variables: tuple[tuple[str, str], ...] = ()
+    on_request: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,12 +68,15 @@ class Situation:
     """What a model is optimized for: one example call, how to make it, and where.
 
     `call(model, example_inputs)` performs one timed call of the workload; it is the only way a strategy runs the model.
+    `scratch` is a private folder that the trials of one run share, for what is expensive to find out twice; it may be
+    missing, and nothing in it may be trusted to be there.
     """
 
     example_inputs: tuple[Any, ...]
     call: Callable[[nn.Module, tuple[Any, ...]], Any]
     workload: Workload
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,66 @@ class Applied:
 
     model: nn.Module
     changes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One setting with what it does, and when it cannot: what a method's file declares.
+
+    `unavailable(device)` speaks of the machine, `unsupported(model, situation)` of the model or workload and must be
+    cheap; both give one sentence, or None. Training mode is refused for every method by `Family`.
+    """
+
+    setting: Setting
+    apply: Callable[[nn.Module, Situation], Applied]
+    unsupported: Callable[[nn.Module, Situation], str | None] = lambda model, situation: None
+    unavailable: Callable[[str], str | None] = lambda device: None
+    conflicts: tuple[Conflict, ...] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """A strategy made of methods; `claimed` holds the figures the original document promised, to be tested."""
+
+    name: str
+    title: str
+    purpose: str
+    claimed: dict[str, float]
+    methods: tuple[Method, ...]
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """What can be chosen, in the order of the methods."""
+        return tuple(method.setting for method in self.methods)
+
+    @property
+    def conflicts(self) -> tuple[Conflict, ...]:
+        """Everything the methods exclude."""
+        return tuple(conflict for method in self.methods for conflict in method.conflicts)
+
+    def unavailable(self, setting: str, device: str) -> str | None:
+        """Why this machine cannot do it."""
+        return self.method(setting).unavailable(device)
+
+    def unsupported(self, setting: str, model: nn.Module, situation: Situation) -> str | None:
+        """Why this model or workload cannot have it, found cheaply."""
+        if model.training:
+            return "the model is in training mode and these changes are for inference; call eval() first"
+        return self.method(setting).unsupported(model, situation)
+
+    def apply(self, setting: str, model: nn.Module, situation: Situation) -> Applied:
+        """Change the given private copy, or raise `StrategyUnsupported`."""
+        refuse_when(self.unavailable(setting, str(situation.device)))
+        refuse_when(self.unsupported(setting, model, situation))
+        return self.method(setting).apply(model, situation)
+
+    def method(self, setting: str) -> Method:
+        """The method of that setting; `InvalidInput` lists the settings."""
+        for method in self.methods:
+            if method.setting.name == setting:
+                return method
+        known = ", ".join(method.setting.name for method in self.methods)
+        raise InvalidInput(f"strategy '{self.name}' has no setting '{setting}'; choose one of: {known}")
 
 
 @runtime_checkable

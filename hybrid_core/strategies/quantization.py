@@ -1,153 +1,19 @@
-"""Quantization: fewer bits for weights (and, in int8 layers, for activations on the fly).
+"""Quantization: fewer bits for weights, and where the processor has the kernels for activations too.
 
-`int8_dynamic` stores every nn.Linear weight as int8 with one scale per output channel and quantizes activations per
-call, without calibration data; on CPUs without VNNI the fast kernel saturates at full range, so activations keep 7 bits
-(`reduce_range`) and a probe refuses an engine that adds wrongly. `bfloat16` casts the whole model and converts at its
-border, so that callers keep passing and receiving float32.
-Sources: Jacob et al. 2018 (arXiv 1712.05877); the FBGEMM paper, Khudia et al. 2021 (arXiv 2101.05615).
+Each method is done by the field's library where it runs on the device at hand. Sources stand in the files of the
+methods.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from hybrid_core.strategies.base import Family
+from hybrid_core.strategies.precision.bfloat16 import BFLOAT16
+from hybrid_core.strategies.precision.int8_dynamic import INT8_DYNAMIC
 
-import torch
-from torch import nn
-from torch.ao.nn.quantized import dynamic as quantized_dynamic
-from torch.ao.quantization import per_channel_dynamic_qconfig
-
-from hybrid_core.errors import StrategyUnsupported
-from hybrid_core.strategies.base import (
-    Applied,
-    Conflict,
-    Setting,
-    Situation,
-    list_briefly,
-    refuse_when,
-    run_example,
+QUANTIZATION = Family(
+    name="quantization",
+    title="Quantization",
+    purpose="Stores weights in fewer bits, which saves memory and, where the processor has the kernels, time.",
+    claimed={"speed": 1.5, "memory": 2.0, "accuracy": 0.97},
+    methods=(INT8_DYNAMIC, BFLOAT16),
 )
-from hybrid_core.strategies.cast_border import cast_to_bfloat16
-
-# Fastest first, as measured on AVX2; each must pass the probe below before it is used.
-ENGINES = ("x86", "fbgemm", "onednn", "qnnpack")
-
-
-class Quantization:
-    """Fewer bits per number: int8 linear layers, or the whole model in bfloat16."""
-
-    name = "quantization"
-    title = "Quantization"
-    purpose = "Stores weights in fewer bits, which saves memory and, where the processor has the kernels, time."
-    claimed = {"speed": 1.5, "memory": 2.0, "accuracy": 0.97}
-    conflicts: tuple[Conflict, ...] = ()
-    settings = (
-        Setting(
-            name="int8_dynamic",
-            sentence="Linear layers keep int8 weights, one scale per output channel, and quantize inputs at each call.",
-            stage=40,
-            exact=False,
-            expected_cost_s=2.0,
-            references=("https://arxiv.org/abs/1712.05877", "https://arxiv.org/abs/2101.05615"),
-        ),
-        Setting(
-            name="bfloat16",
-            sentence="The whole model computes in bfloat16; inputs and outputs stay float32 for the caller.",
-            stage=40,
-            exact=False,
-            expected_cost_s=2.0,
-            references=("https://arxiv.org/abs/1905.12322",),
-        ),
-    )
-
-    def unavailable(self, setting: str, device: str) -> str | None:
-        """int8 needs a CPU kernel that adds correctly; bfloat16 runs everywhere."""
-        if setting != "int8_dynamic":
-            return None
-        if not device.startswith("cpu"):
-            return f"int8_dynamic has kernels for the CPU only and the device is '{device}'; use bfloat16 there"
-        if correct_engine() is None:
-            return f"no int8 engine of this PyTorch adds correctly here (tried {', '.join(ENGINES)}); use bfloat16"
-        return None
-
-    def unsupported(self, setting: str, model: nn.Module, situation: Situation) -> str | None:
-        """int8 needs float32 nn.Linear layers; bfloat16 needs float32 parameters."""
-        if setting == "int8_dynamic" and not _linear_names(model):
-            return "the model has no float32 nn.Linear layer, and int8_dynamic quantizes nothing else"
-        if setting == "bfloat16" and not any(p.dtype == torch.float32 for p in model.parameters()):
-            return "the model has no float32 parameter to cast to bfloat16"
-        return None
-
-    def apply(self, setting: str, model: nn.Module, situation: Situation) -> Applied:
-        """Quantize in place and prove with one call that the model still runs."""
-        refuse_when(self.unavailable(setting, str(situation.device)))
-        refuse_when(self.unsupported(setting, model, situation))
-        try:
-            changes = _quantize_linears(model) if setting == "int8_dynamic" else cast_to_bfloat16(model, situation)
-            run_example(model, situation)
-        except Exception as error:  # whatever the model's own code raises when its layers changed type
-            raise StrategyUnsupported(f"after {setting} the model's own code fails: {_first_line(error)}") from error
-        return Applied(model, changes)
-
-
-def correct_engine() -> str | None:
-    """The first int8 engine that sums 512 products of ones to 512; None when all saturate or are missing.
-
-    Eight-bit activations times eight-bit weights overflow the 16-bit lanes of AVX2 and silently give about 256.
-    """
-    for engine in ENGINES:
-        if engine in torch.backends.quantized.supported_engines and _adds_correctly(engine):
-            return engine
-    return None
-
-
-def _adds_correctly(engine: str) -> bool:
-    layer = nn.Linear(512, 16, bias=False)
-    nn.init.ones_(layer.weight)
-    with _engine(engine), torch.no_grad():
-        total = _int8_linear(layer)(torch.ones(4, 512))
-    return bool((total - 512).abs().max() < 512 * 0.01)
-
-
-@contextmanager
-def _engine(name: str) -> Iterator[None]:
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = name
-    try:
-        yield
-    finally:
-        torch.backends.quantized.engine = before
-
-
-def _int8_linear(layer: nn.Linear) -> nn.Module:
-    """The packed int8 copy of one layer; leaves the layer as it was."""
-    layer.qconfig = per_channel_dynamic_qconfig  # type: ignore[assignment]
-    try:
-        quantized: nn.Module = quantized_dynamic.Linear.from_float(layer)  # type: ignore[no-untyped-call]
-    finally:
-        del layer.qconfig
-    return quantized
-
-
-def _linear_names(model: nn.Module) -> list[str]:
-    # Exact type: subclasses (for example the output projection inside nn.MultiheadAttention) are read by other code.
-    return [n for n, m in model.named_modules() if type(m) is nn.Linear and m.weight.dtype == torch.float32]
-
-
-def _quantize_linears(model: nn.Module) -> tuple[str, ...]:
-    """Swap each distinct nn.Linear once, wherever it is held, so that a layer used in two places is packed once."""
-    names = _linear_names(model)
-    packed: dict[nn.Module, nn.Module] = {}
-    engine = correct_engine()
-    assert engine is not None, "unavailable() was asked before"
-    with _engine(engine):
-        for parent in list(model.modules()):
-            for name, child in list(parent._modules.items()):
-                if type(child) is nn.Linear and child.weight.dtype == torch.float32:
-                    packed[child] = packed.get(child) or _int8_linear(child)
-                    parent._modules[name] = packed[child]
-    return (f"stored {len(packed)} of {len(names)} nn.Linear layers as int8, engine {engine} ({list_briefly(names)})",)
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

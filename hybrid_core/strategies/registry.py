@@ -7,13 +7,13 @@ every strategy file is listed. Unknown names are refused, never ignored.
 from __future__ import annotations
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.strategies.attention_fusion import AttentionFusion
+from hybrid_core.strategies.attention_fusion import ATTENTION_FUSION
 from hybrid_core.strategies.base import Setting, Strategy
-from hybrid_core.strategies.kernel_fusion import KernelFusion
-from hybrid_core.strategies.memory_pooling import MemoryPooling
-from hybrid_core.strategies.quantization import Quantization
+from hybrid_core.strategies.kernel_fusion import KERNEL_FUSION
+from hybrid_core.strategies.memory_pooling import MEMORY_POOLING
+from hybrid_core.strategies.quantization import QUANTIZATION
 
-STRATEGIES: tuple[Strategy, ...] = (KernelFusion(), Quantization(), MemoryPooling(), AttentionFusion())
+STRATEGIES: tuple[Strategy, ...] = (KERNEL_FUSION, QUANTIZATION, MEMORY_POOLING, ATTENTION_FUSION)
 
 
 def get_strategy(name: str) -> Strategy:

@@ -68,7 +68,7 @@ def try_candidate(change, *, exact=True, case=None, recipe=RECIPE, limits=QUICK,
         changed = change(model)
         return Applied(model if changed is None else changed, ("changed by the test",))
 
-    toolbox = Toolbox(apply, lambda step: exact)
+    toolbox = Toolbox(apply, lambda step: exact, lambda step: step.setting.startswith("compile"))
     enter = (lambda name: None) if phases is None else phases.append
     return evaluate(case or case_of(), request_for(recipe, limits), on_phase=enter, toolbox=toolbox)
 

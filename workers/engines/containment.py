@@ -18,6 +18,7 @@ from workers.paths import make_private_folder
 
 EXIT_GRACE_S = 5.0
 COOKIE_VARIABLE = "HYBRID_TRIAL_COOKIE"
+SCRATCH_VARIABLE = "HYBRID_TRIAL_SCRATCH"
 # Passed through to a measure process; everything else (proxies, tokens, cloud keys) stays outside.
 KEPT_VARIABLES = (
     "PATH",
@@ -37,12 +38,14 @@ def measure_environment(scratch: Path, threads: int, cookie: str) -> dict[str, s
 
     Compiler caches are shared by the trials of one run and by nobody else: libraries are loaded from them.
     """
-    home, temporary, inductor = (make_private_folder(scratch / name) for name in ("home", "tmp", "inductor"))
+    names = ("home", "tmp", "inductor", "found")
+    home, temporary, inductor, found = (make_private_folder(scratch / name) for name in names)
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     return {
         **kept,
         "HOME": str(home),
         "TMPDIR": str(temporary),
+        SCRATCH_VARIABLE: str(found),
         "TORCHINDUCTOR_CACHE_DIR": str(inductor),
         "TRITON_CACHE_DIR": str(inductor / "triton"),
         # One compiling process: Inductor's pool would import torch again in each of its workers.

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.records import Workload
-from hybrid_core.strategies.attention_search import count_fused_calls
+from hybrid_core.strategies.attention.fused import MOST_FORMS, FusedAttention
+from hybrid_core.strategies.attention.search import count_fused_calls
 from hybrid_core.strategies.base import Situation
-from hybrid_core.strategies.fused_attention import MOST_FORMS, FusedAttention
 from hybrid_core.strategies.registry import get_strategy
 
 
@@ -126,7 +126,7 @@ def test_too_many_forms_are_an_error_and_not_a_silent_return_to_the_slow_form():
 def test_a_wrong_rewrite_would_be_caught_before_it_is_used(monkeypatch):
     wrong = F.scaled_dot_product_attention
     monkeypatch.setattr(
-        "hybrid_core.strategies.sdpa_rewrite.functional.scaled_dot_product_attention",
+        "hybrid_core.strategies.attention.rewrite.functional.scaled_dot_product_attention",
         lambda *a, **k: wrong(*a, **{**k, "scale": 1.0}),
     )
     with pytest.raises(StrategyUnsupported, match="other results"):

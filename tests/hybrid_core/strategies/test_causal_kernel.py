@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from hybrid_core.errors import InvalidInput, StrategyUnsupported
 from hybrid_core.recipes import check_recipe
 from hybrid_core.records import Workload
+from hybrid_core.strategies.attention.causal_kernel import counted_skips, is_causal_mask
 from hybrid_core.strategies.base import Situation
-from hybrid_core.strategies.causal_kernel import counted_skips, is_causal_mask
 from hybrid_core.strategies.registry import get_strategy
 
 

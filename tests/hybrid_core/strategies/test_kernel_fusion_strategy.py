@@ -6,11 +6,11 @@ from torch import nn
 
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.records import Workload
-from hybrid_core.strategies import compilation
-from hybrid_core.strategies.attention_search import count_fused_calls
+from hybrid_core.strategies.attention.search import count_fused_calls
 from hybrid_core.strategies.base import Situation
-from hybrid_core.strategies.compilation import CompiledCall
-from hybrid_core.strategies.fold import plain_norm
+from hybrid_core.strategies.kernels import compilation
+from hybrid_core.strategies.kernels.compilation import CompiledCall
+from hybrid_core.strategies.kernels.fold import plain_norm
 from hybrid_core.strategies.registry import get_strategy
 
 STRATEGY = get_strategy("kernel_fusion")

@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_leaves
 from hybrid_core.errors import InvalidInput, StrategyUnsupported
 from hybrid_core.records import Workload
 from hybrid_core.strategies.base import Situation
+from hybrid_core.strategies.pooling.static_cache import StaticCache
 from hybrid_core.strategies.registry import get_strategy
-from hybrid_core.strategies.static_cache import StaticCache
 
 STRATEGY = get_strategy("memory_pooling")
 
@@ -52,7 +52,7 @@ def peak_bytes(model, *inputs):
 
 def apply(setting, model, *example):
     situation = Situation(example, lambda m, i: m(*i), Workload("forward", "forward", example[0].shape[0]))
-    return STRATEGY.apply(setting, copy.deepcopy(model), situation)
+    return STRATEGY.apply(setting, copy.deepcopy(model).eval(), situation)
 
 
 class Scores(nn.Module):

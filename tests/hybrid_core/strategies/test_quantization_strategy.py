@@ -7,8 +7,8 @@ from torch.ao.nn.quantized import dynamic as quantized_dynamic
 
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.records import Workload
-from hybrid_core.strategies import quantization as module
 from hybrid_core.strategies.base import Situation
+from hybrid_core.strategies.precision import int8_dynamic as module
 from hybrid_core.strategies.registry import get_strategy
 
 STRATEGY = get_strategy("quantization")
@@ -20,7 +20,7 @@ def noise(*shape, seed=0):
 
 def apply(setting, model, *example):
     situation = Situation(example, lambda m, i: m(*i), Workload("forward", "forward", 4))
-    return STRATEGY.apply(setting, copy.deepcopy(model), situation)
+    return STRATEGY.apply(setting, copy.deepcopy(model).eval(), situation)
 
 
 def linear(inputs, outputs, seed=0):

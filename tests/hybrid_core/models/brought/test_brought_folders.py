@@ -19,7 +19,7 @@ from hybrid_core.models.brought.transformers_library import check_version
 from hybrid_core.models.brought.workload_sizes import flops_per_token
 from hybrid_core.models.brought.written_out_attention import WrittenOutAttention
 from hybrid_core.records import Workload
-from hybrid_core.strategies.static_cache import StaticCache
+from hybrid_core.strategies.pooling.static_cache import StaticCache
 from tests.hybrid_core.models.brought.saved_models import MODELS, save_model
 
 Saved = Callable[[str], Path]

@@ -15,8 +15,17 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from hybrid_core.errors import StrategyUnsupported
-from hybrid_core.strategies.base import Applied, Situation, list_briefly, replace_submodule, run_example, tensors_in
-from hybrid_core.strategies.consumers import parameter_owners, watch_readers
+from hybrid_core.strategies.base import (
+    Applied,
+    Method,
+    Setting,
+    Situation,
+    list_briefly,
+    replace_submodule,
+    run_example,
+    tensors_in,
+)
+from hybrid_core.strategies.kernels.consumers import parameter_owners, watch_readers
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -156,3 +165,16 @@ def _check_close(before: object, after: object) -> None:
             raise StrategyUnsupported(
                 "folding changes the outputs by more than rounding, so the layers are not what they seem"
             )
+
+
+FOLD = Method(
+    Setting(
+        name="fold",
+        sentence="Batch norms are folded into the convolutions and layers before them, norm scales into the next.",
+        stage=20,
+        exact=True,
+        expected_cost_s=1.5,
+        references=("https://arxiv.org/abs/1712.05877",),
+    ),
+    apply=fold_constants,
+)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hybrid_core.errors import StrategyUnsupported
-from hybrid_core.strategies.attention_export import Form, export_form
+from hybrid_core.strategies.attention.export import Form, export_form
 
 MOST_FORMS = 8
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hybrid_core.errors import InvalidInput, StrategyUnsupported
-from hybrid_core.strategies.base import Applied, Situation, run_example
+from hybrid_core.strategies.base import Applied, Method, Setting, Situation, run_example
 
 
 class StaticCache:
@@ -108,3 +108,17 @@ def _layers_used(owner: Any, situation: Situation) -> int:
     finally:
         owner.cache_factory = original
     return max(seen) + 1
+
+
+STATIC_CACHE = Method(
+    Setting(
+        name="static_cache",
+        sentence="Keys and values of a decode go into a buffer allocated once, instead of growing copies.",
+        stage=50,
+        exact=True,
+        expected_cost_s=1.0,
+        references=("https://arxiv.org/abs/2309.06180",),
+    ),
+    apply=use_static_cache,
+    unsupported=refuse_static_cache,
+)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from hybrid_core.errors import StrategyUnsupported
-from hybrid_core.strategies.base import Applied, Situation
+from hybrid_core.strategies.base import Applied, Method, Setting, Situation
 
 
 class CompiledCall:
@@ -89,3 +89,31 @@ def _no_triton_reason() -> str | None:
     from torch.utils._triton import has_triton
 
     return None if has_triton() else "torch.compile needs Triton on a GPU and it is not installed or finds no GPU"
+
+
+COMPILE = Method(
+    Setting(
+        name="compile",
+        sentence="torch.compile generates fused kernels for the model; the first call pays for the compilation.",
+        stage=90,
+        exact=True,
+        expected_cost_s=35.0,
+        references=("https://dl.acm.org/doi/10.1145/3620665.3640366",),
+        compiles=True,
+    ),
+    apply=lambda model, situation: compile_in_place(model, situation, freezing=False),
+    unavailable=lambda device: no_compiler_reason(device),
+)
+COMPILE_FREEZING = Method(
+    Setting(
+        name="compile_freezing",
+        sentence="torch.compile with weights frozen as constants, so that they can be prepacked and folded.",
+        stage=90,
+        exact=True,
+        expected_cost_s=40.0,
+        references=("https://dl.acm.org/doi/10.1145/3620665.3640366",),
+        compiles=True,
+    ),
+    apply=lambda model, situation: compile_in_place(model, situation, freezing=True),
+    unavailable=lambda device: no_compiler_reason(device),
+)

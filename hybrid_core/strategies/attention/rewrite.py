@@ -18,8 +18,8 @@ from torch.fx import Graph, Node
 from torch.nn import functional
 
 from hybrid_core.errors import StrategyUnsupported
-from hybrid_core.strategies.attention_pattern import Attention, read_attention
-from hybrid_core.strategies.attention_scores import Labels, Step, batch_labels, op_name
+from hybrid_core.strategies.attention.pattern import Attention, read_attention
+from hybrid_core.strategies.attention.scores import Labels, Step, batch_labels, op_name
 
 aten = torch.ops.aten
 SOFTMAX = ("softmax", "_softmax", "_safe_softmax")

@@ -14,7 +14,7 @@ from typing import Any
 from torch.fx import Node
 
 from hybrid_core.errors import StrategyUnsupported
-from hybrid_core.strategies.attention_scores import (
+from hybrid_core.strategies.attention.scores import (
     SAME,
     Labels,
     Scores,

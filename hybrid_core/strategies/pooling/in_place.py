@@ -18,9 +18,9 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.nn import functional as F
 
 from hybrid_core.errors import StrategyUnsupported
-from hybrid_core.strategies.attention_search import Call, is_torch_module, record_calls
-from hybrid_core.strategies.base import Applied, Situation, list_briefly, run_example, tensors_in
-from hybrid_core.strategies.own_body import Body, bind_arguments, install_body, trace_body
+from hybrid_core.strategies.attention.search import Call, is_torch_module, record_calls
+from hybrid_core.strategies.base import Applied, Method, Setting, Situation, list_briefly, run_example, tensors_in
+from hybrid_core.strategies.pooling.own_body import Body, bind_arguments, install_body, trace_body
 
 # Children and functions that always return new memory. Conversions and reshapes may return their input, so: not here.
 FRESH_MODULES = (
@@ -52,15 +52,6 @@ SWAPS_OPERANDS = {operator.add, torch.add, operator.mul, torch.mul}
 FLAGGED_MODULES: dict[type[nn.Module], Any] = {nn.ReLU: F.relu, nn.SiLU: F.silu, nn.ReLU6: F.relu6, nn.Mish: F.mish,
                                                nn.Hardswish: F.hardswish, nn.Hardsigmoid: F.hardsigmoid}  # fmt: skip
 HAS_FLAG = set(FLAGGED_MODULES.values())
-
-
-def refuse_in_place(model: nn.Module, situation: Situation) -> str | None:
-    """Writing in place is only right where no gradient is needed."""
-    return (
-        "the model is in training mode, whose gradients need the overwritten values; call eval()"
-        if model.training
-        else None
-    )
 
 
 def use_in_place(model: nn.Module, situation: Situation) -> Applied:
@@ -177,3 +168,16 @@ def _flagged_function(node: Node, module: nn.Module) -> Any:
         child = module.get_submodule(str(node.target))
         return None if child._forward_hooks or child._forward_pre_hooks else FLAGGED_MODULES.get(type(child))
     return None
+
+
+IN_PLACE = Method(
+    Setting(
+        name="in_place",
+        sentence="Activations and sums are written into their input's buffer wherever nobody else can see it.",
+        stage=30,
+        exact=True,
+        expected_cost_s=1.5,
+        references=("https://arxiv.org/abs/1604.06174",),
+    ),
+    apply=use_in_place,
+)

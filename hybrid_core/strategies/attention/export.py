@@ -23,8 +23,8 @@ from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
 from hybrid_core.errors import StrategyUnsupported
-from hybrid_core.strategies.attention_scores import op_name
-from hybrid_core.strategies.sdpa_rewrite import fuse_attention
+from hybrid_core.strategies.attention.rewrite import fuse_attention
+from hybrid_core.strategies.attention.scores import op_name
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,154 @@
+"""`sdpa` and `sdpa_causal`: an attention written as matmul, softmax, matmul becomes one fused kernel.
+
+The written-out form stores a score for every pair of positions; `scaled_dot_product_attention` walks over them in
+tiles and never stores them, which saves memory that grows with the square of the length, and time. Works on any
+module: the attention is found by running the example, its meaning is read from `torch.export`, and only a form that is
+proven equal is replaced. Sources: FlashAttention, Dao et al. 2022 (arXiv 2205.14135); Rabe and Staats 2021
+(arXiv 2112.05682).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from hybrid_core.errors import StrategyUnsupported
+from hybrid_core.strategies.attention.causal_kernel import causal_attention, counted_skips
+from hybrid_core.strategies.attention.fused import Forms, FusedAttention
+from hybrid_core.strategies.attention.search import Call, Findings, find_attention
+from hybrid_core.strategies.base import (
+    Applied,
+    Conflict,
+    Method,
+    Setting,
+    Situation,
+    list_briefly,
+    replace_submodule,
+    run_example,
+)
+
+# A module that returns its probabilities may stand in one that drops them; further out the export only grows.
+MOST_OUTWARD = 3
+
+
+def fuse_attention_modules(model: nn.Module, situation: Situation, kernel: Callable[..., Any] | None) -> Applied:
+    """Find, rewrite and replace every written-out attention; `kernel` None is `scaled_dot_product_attention` itself."""
+    findings = find_attention(model, situation)
+    if not findings.sites:
+        raise StrategyUnsupported(_why_none(findings))
+    replaced: list[str] = []
+    reasons: list[str] = []
+    shared: dict[Any, Forms] = {}
+    for outwards in findings.sites.values():
+        try:
+            model, name = _fuse(model, outwards, shared, kernel)
+            replaced.append(name)
+        except StrategyUnsupported as refusal:
+            reasons.append(f"{outwards[0].name or 'the model'}: {refusal}")
+    if not replaced:
+        raise StrategyUnsupported(f"no attention could be fused; {list_briefly(list(dict.fromkeys(reasons)), 2)}")
+    done = f"replaced {len(replaced)} of {len(findings.sites)} written-out attentions by scaled_dot_product_attention"
+    refused = (f"left as it was: {list_briefly(reasons, 3)}",) if reasons else ()
+    return Applied(model, (f"{done} ({list_briefly(replaced)})", *refused))
+
+
+def _apply_sdpa(model: nn.Module, situation: Situation) -> Applied:
+    applied = fuse_attention_modules(model, situation, None)
+    run_example(applied.model, situation)
+    return applied
+
+
+def _apply_causal(model: nn.Module, situation: Situation) -> Applied:
+    applied = fuse_attention_modules(model, situation, causal_attention)
+    with counted_skips() as skips:
+        run_example(applied.model, situation)
+    if not skips[0]:
+        raise StrategyUnsupported(
+            "no attention of the example has the causal mask, so there is nothing to skip; use sdpa"
+        )
+    done, *rest = applied.changes
+    return Applied(applied.model, (done, f"the causal kernel ran {skips[0]} times in one example call", *rest))
+
+
+SDPA = Method(
+    Setting(
+        name="sdpa",
+        sentence="Attention written as matmul, softmax, matmul becomes one scaled_dot_product_attention call.",
+        stage=10,
+        exact=True,
+        expected_cost_s=4.0,
+        references=("https://arxiv.org/abs/2205.14135", "https://arxiv.org/abs/2112.05682"),
+    ),
+    apply=_apply_sdpa,
+)
+SDPA_CAUSAL = Method(
+    Setting(
+        name="sdpa_causal",
+        sentence="Like sdpa; where a call's mask is exactly the causal one, what it hides is never computed.",
+        stage=10,
+        exact=True,
+        expected_cost_s=4.0,
+        references=("https://arxiv.org/abs/2205.14135",),
+    ),
+    apply=_apply_causal,
+    conflicts=tuple(
+        Conflict(
+            setting="sdpa_causal",
+            other_strategy="kernel_fusion",
+            other_setting=compiled,
+            reason="it looks at its mask in every call, which breaks a compiled graph at every attention",
+        )
+        for compiled in ("compile", "compile_freezing")
+    ),
+)
+
+
+def _why_none(findings: Findings) -> str:
+    if findings.fused:
+        where = list_briefly(findings.fused)
+        return (
+            "attention already calls the fused kernel, by nn.MultiheadAttention or scaled_dot_product_attention "
+            f"(in {where})"
+        )
+    return "no softmax runs in the example, so there is no written-out attention to fuse"
+
+
+def _fuse(
+    model: nn.Module, outwards: tuple[Call, ...], shared: dict[Any, Forms], kernel: Callable[..., Any] | None
+) -> tuple[nn.Module, str]:
+    """Replace the module that computes the attention, or the next one outwards that does not return probabilities."""
+    first: StrategyUnsupported | None = None
+    for call in outwards[:MOST_OUTWARD]:
+        key = fingerprint(call.module)
+        fused = FusedAttention(call.module, shared.get(key) if key is not None else None, kernel)
+        try:
+            if not fused.forms.known:
+                fused.learn(call.args, call.kwargs)
+        except StrategyUnsupported as refusal:
+            first = first or refusal
+            if "returned" not in str(refusal):
+                break
+            continue
+        if key is not None:
+            shared[key] = fused.forms
+        return replace_submodule(model, call.name, fused), call.name
+    assert first is not None, "every site has at least the module that ran the softmax"
+    raise first
+
+
+def fingerprint(module: nn.Module) -> tuple[Any, ...] | None:
+    """Equal for modules whose exported text is certainly the same; None where an attribute cannot be compared."""
+    parts: list[Any] = []
+    for name, part in module.named_modules():
+        parts.append((name, type(part)))
+        for key, value in sorted(vars(part).items()):
+            if key in ("_parameters", "_buffers"):
+                parts += [(k, None if t is None else (t.shape, t.dtype)) for k, t in value.items()]
+            elif not key.startswith(("_", "training")) and not isinstance(value, torch.nn.Module):
+                if not isinstance(value, int | float | str | bool | tuple | None):
+                    return None
+                parts.append((key, value))
+    return tuple(parts)

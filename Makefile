@@ -26,7 +26,7 @@ types:
 	$(BIN)/mypy
 
 tests:
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Writes the exact versions of this .venv down as the constraints every install uses.
 lock:

@@ -4,7 +4,7 @@ PORT ?= 8501
 BIN := .venv/bin
 export PYTHON
 
-.PHONY: run stop test lint types tests lock clean bench-first-path bench-models bench-every-model
+.PHONY: run stop test lint types tests lock clean bench-first-path bench-models bench-every-model bench-strategies
 
 run:
 	@.setup/install.sh
@@ -48,6 +48,11 @@ bench-every-model:
 	@.setup/install.sh dev
 	@.setup/browser.sh
 	$(BIN)/python benchmarks/every_model.py $(if $(QUICK),--quick)
+
+# Every setting on every model at tiny and small, and the best ensemble of each; hours. QUICK=1: half an hour. RESUME=1 goes on.
+bench-strategies:
+	@.setup/install.sh
+	$(BIN)/python benchmarks/strategies.py $(if $(QUICK),--quick) $(if $(RESUME),--resume)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build

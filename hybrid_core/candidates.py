@@ -125,7 +125,7 @@ class Attempts:
         self, measured: MeasuredModule, space: Space, most: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.ok: list[Trial] = []
-        self.missing: dict[str, str] = dict(space.unavailable)
+        self.missing: dict[str, str] = {**space.unavailable, **space.left_out}
         self._measured, self._most = measured, most
         self._budget, self._costs = Budget(measured.budget_s, clock), CostModel(space)
         self._tried: set[str] = set()

@@ -59,6 +59,8 @@ class HybridOptimizationConfig:
     tournament_size: int = 3
     selection_strategy: str = "tournament"
     optimization_strategies: tuple[str, ...] = STRATEGY_NAMES
+    # strategy -> the settings to try; a strategy that is missing or has none: those that a search tries by itself.
+    strategy_settings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     objective_weights: dict[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
     # A candidate below this share of the baseline's fitness is neither parent nor winner.
     performance_threshold: float = 0.8
@@ -115,6 +117,8 @@ class HybridOptimizationConfig:
                 "tournament, roulette or rank"
             )
         object.__setattr__(self, "optimization_strategies", _checked_strategies(self.optimization_strategies))
+        settings = _checked_settings(self.strategy_settings, self.optimization_strategies)
+        object.__setattr__(self, "strategy_settings", settings)
         object.__setattr__(self, "objective_weights", _checked_weights(self.objective_weights))
 
     @property
@@ -217,6 +221,21 @@ def _checked_strategies(names: Any) -> tuple[str, ...]:
     if len(set(names)) != len(names):
         raise InvalidInput(f"optimization_strategies={list(names)!r} names a strategy twice; list each once")
     return tuple(names)
+
+
+def _checked_settings(settings: Any, strategies: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Names of settings per chosen strategy; whether a strategy has them is asked where the strategies are known."""
+    if not isinstance(settings, Mapping):
+        raise InvalidInput(f"strategy_settings={settings!r:.60} is not allowed; map strategies to lists of settings")
+    for strategy, names in settings.items():
+        if strategy not in strategies:
+            raise InvalidInput(_not_one_of("strategy_settings", strategy, strategies))
+        is_list = isinstance(names, list | tuple) and len(names) <= 100
+        if not is_list or not all(isinstance(name, str) and 0 < len(name) <= 100 for name in names):
+            raise InvalidInput(f"strategy_settings[{strategy!r}]={names!r:.60} is not allowed; list names of settings")
+        if len(set(names)) != len(names):
+            raise InvalidInput(f"strategy_settings[{strategy!r}]={list(names)!r:.120} repeats a name; list each once")
+    return {strategy: tuple(names) for strategy, names in settings.items() if names}
 
 
 def _checked_weights(weights: Any) -> dict[str, float]:

@@ -20,6 +20,7 @@ for problem in form.prefill(known, st.query_params.to_dict()):
     st.info(f"The address was not fully understood: {plain(problem)}.")
 values = form.read_values(known)
 errors = {**run_form.field_errors(values), **run_form.fit_errors(known, values)}
+errors |= run_form.settings_errors(known, values)
 
 st.subheader("What")
 form.subject(known, values, errors)

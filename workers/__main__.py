@@ -88,6 +88,11 @@ def _add_optimize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="where to measure (cpu)")
     parser.add_argument("--threads", type=int, default=0, help="threads of a measurement (the device's default)")
     parser.add_argument("--strategies", help="comma-separated names (all)")
+    parser.add_argument(
+        "--settings",
+        help="what to try of a strategy, for example quantization=int8_dynamic,bfloat16 (semicolons between "
+        "strategies; each one's usual settings)",
+    )
     parser.add_argument("--method", help="tournament, roulette, rank or rl: how parents are chosen (rl)")
     parser.add_argument("--weights", help="speed=0.4,memory=0.3,accuracy=0.3")
     parser.add_argument("--min-accuracy", type=float, help="share of the accuracy a winner must keep (0.98)")
@@ -132,6 +137,8 @@ def run_config(options: argparse.Namespace) -> dict[str, Any]:
     chosen |= {key: getattr(options, name) for name, key in OPTION_KEYS.items() if getattr(options, name) is not None}
     if options.strategies is not None:
         chosen["optimization_strategies"] = [name.strip() for name in options.strategies.split(",") if name.strip()]
+    if options.settings is not None:
+        chosen["strategy_settings"] = parse_settings(options.settings)
     if options.weights is not None:
         chosen["objective_weights"] = parse_weights(options.weights)
     if options.method is not None:
@@ -154,6 +161,22 @@ def parse_options(text: str | None) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InvalidInput(f"--options={text!r:.60} is not allowed; give one JSON object of documented keys")
     return found
+
+
+def parse_settings(text: str) -> dict[str, list[str]]:
+    """`quantization=int8_dynamic,bfloat16;kernel_fusion=fold` as lists of names per strategy.
+
+    Raises:
+        InvalidInput: the text has another form, or names a strategy twice.
+    """
+    settings: dict[str, list[str]] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(";"))):
+        strategy, separator, names = (piece.strip() for piece in part.partition("="))
+        if not separator or "=" in names or strategy in settings:
+            example = "quantization=int8_dynamic,bfloat16;kernel_fusion=fold"
+            raise InvalidInput(f"--settings {text!r:.60} cannot be read; write for example {example}")
+        settings[strategy] = [name.strip() for name in names.split(",") if name.strip()]
+    return settings
 
 
 def parse_weights(text: str) -> dict[str, float]:

@@ -43,7 +43,7 @@ def check_submission(config: Any, catalog: Mapping[str, Any]) -> Submission:
             f"threads={threads} is not allowed; {run.device} has {device['max_threads']} cores to use, "
             "give at most that many or 0 for the default"
         )
-    _refuse_without_settings(run, catalog)
+    _check_settings(run, catalog)
     source = str(model.get("source") or "")
     subject = Subject(run.model, run.size, workload, run.device, threads, run.seed, source)
     return Submission(run, subject, str(model["family"]))
@@ -66,17 +66,27 @@ def _find(rows: Sequence[Mapping[str, Any]], key: str, value: Any, what: str) ->
     raise InvalidInput(f"{what} {value!r:.60} is unknown; choose one of {_list([row[key] for row in rows])}")
 
 
-def _refuse_without_settings(run: RunConfig, catalog: Mapping[str, Any]) -> None:
-    """At least one setting of the chosen strategies must work here, else the run could only measure the baseline."""
-    reasons = []
+def _check_settings(run: RunConfig, catalog: Mapping[str, Any]) -> None:
+    """Named settings must exist, and one of those to try must work here, else only the baseline could be measured."""
+    reasons, offered = [], False
     for strategy in catalog["strategies"]:
         if strategy["name"] not in run.options.optimization_strategies:
             continue
+        named = run.options.strategy_settings.get(strategy["name"], ())
+        for name in named:
+            _find(strategy["settings"], "name", name, f"setting of {strategy['name']}")
         for setting in strategy["settings"]:
+            if named and setting["name"] not in named:
+                continue
             reason = setting.get("unavailable_on", {}).get(run.device, setting["unavailable"])
+            if reason is None and not named:
+                reason = setting.get("on_request") or None
             if reason is None:
-                return
+                offered = True
+                continue
             reasons.append(f"{strategy['name']}={setting['name']}: {reason}")
+    if offered:
+        return
     chosen = _list(run.options.optimization_strategies)
     raise InvalidInput(
         f"no setting of {chosen} is available on {run.device} ({'; '.join(reasons) or 'the catalog has none'}); "

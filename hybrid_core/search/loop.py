@@ -67,7 +67,7 @@ class _Search:
 
     def measure_untouched(self) -> Stop | None:
         """Measure the empty recipe against the untouched model: the A/A noise floor of everything that follows."""
-        for step, reason in self.space.unavailable.items():
+        for step, reason in {**self.space.unavailable, **self.space.left_out}.items():
             self.bench.skip(step, reason)
         if self.should_stop():
             return stopping.cancelled()

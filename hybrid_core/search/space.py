@@ -7,7 +7,7 @@ instead of by rules repeated in each searcher. What this machine cannot do is ke
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from hybrid_core.config import HybridOptimizationConfig
 from hybrid_core.recipes import legal_recipes
 from hybrid_core.records import Recipe, Step
 from hybrid_core.strategies import registry
+from hybrid_core.strategies.base import Setting
 
 # Seconds one trial takes besides its steps (start of a process, build, check, timing) until the first one was seen.
 OVERHEAD_PRIOR_S = 8.0
@@ -26,6 +27,7 @@ class Space:
     """What may be tried.
 
     `settings`: strategy -> available settings. `unavailable`: "strategy=setting" -> why this machine cannot.
+    `left_out`: "strategy=setting" -> why this run does not try what the machine could do.
     `recipes`: every legal recipe, the baseline first. `step_cost_s`: "strategy=setting" -> prior seconds.
     `claimed`: strategy -> the document's figures, used only to order what is tried first.
     """
@@ -36,20 +38,37 @@ class Space:
     unavailable: Mapping[str, str] = field(default_factory=dict)
     claimed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     overhead_s: float = OVERHEAD_PRIOR_S
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_registry(cls, options: HybridOptimizationConfig, device: str) -> Space:
-        """The space of the strategies the options name, on this machine and device."""
+        """The space of the strategies and settings the options name, on this machine and device.
+
+        Raises:
+            InvalidInput: `strategy_settings` names a setting that its strategy does not have.
+        """
         settings: dict[str, tuple[str, ...]] = {}
         unavailable: dict[str, str] = {}
+        left_out: dict[str, str] = {}
         for name in options.optimization_strategies:
             strategy = registry.get_strategy(name)
-            reasons = {s.name: strategy.unavailable(s.name, device) for s in strategy.settings}
-            settings[name] = tuple(setting for setting, reason in reasons.items() if reason is None)
-            unavailable |= {f"{name}={setting}": reason for setting, reason in reasons.items() if reason is not None}
+            named = options.strategy_settings.get(name, ())
+            for setting in named:
+                registry.get_setting(name, setting)
+            wanted = []
+            for setting in strategy.settings:
+                key, reason = f"{name}={setting.name}", strategy.unavailable(setting.name, device)
+                if reason is not None:
+                    unavailable[key] = reason
+                elif (why_not := _why_left_out(setting, named)) is not None:
+                    left_out[key] = why_not
+                else:
+                    wanted.append(setting.name)
+            settings[name] = tuple(wanted)
         return cls(
             settings=settings,
             unavailable=unavailable,
+            left_out=left_out,
             recipes=legal_recipes(tuple(settings), settings, 4 if options.enable_ensemble_optimization else 1),
             step_cost_s={
                 f"{name}={s.name}": s.expected_cost_s for name in settings for s in registry.get_strategy(name).settings
@@ -84,5 +103,13 @@ class Space:
         return {
             "settings": {name: list(settings) for name, settings in self.settings.items()},
             "unavailable": dict(self.unavailable),
+            "left_out": dict(self.left_out),
             "recipes": len(self.recipes),
         }
+
+
+def _why_left_out(setting: Setting, named: Sequence[str]) -> str | None:
+    """What is named is tried; where nothing is named, what is tried by itself."""
+    if named:
+        return None if setting.name in named else "it is not among the settings that this run was asked to try"
+    return setting.on_request or None

@@ -34,7 +34,7 @@ def prefill(catalog: Mapping[str, Any], params: Mapping[str, str]) -> list[str]:
         if name == "strategies":
             for strategy in catalog["strategies"]:
                 state.setdefault(key_of(f"use_{strategy['name']}"), strategy["name"] in value)
-        else:
+        elif name != "settings":
             state.setdefault(key_of(name), value)
     asked, problems = run_form.read_address(catalog, params)
     if state.get("opt_address") != params:
@@ -57,6 +57,7 @@ def read_values(catalog: Mapping[str, Any]) -> run_form.Values:
         for s in catalog["strategies"]
         if state.get(key_of(f"use_{s['name']}")) and run_form.is_available(s, values["device"])
     ]
+    values["settings"] = _unusual_settings(catalog, values["device"])
     values["method"] = _offered("method", [m["name"] for m in catalog["selection_methods"]])
     return values
 
@@ -95,10 +96,22 @@ def strategies(catalog: Mapping[str, Any], values: run_form.Values, errors: Mapp
                 label = f"**{plain(strategy['title'])}**"
                 _widget(st.checkbox, f"use_{strategy['name']}", label, disabled=not available, wrap=True)
                 st.markdown(plain(strategy.get("purpose")))
-                st.markdown("\n".join(_setting_line(s, values["device"]) for s in strategy["settings"]))
+                _settings(strategy, values, errors)
                 if claims := _claims(strategy.get("claimed")):
                     st.caption(f"Claimed by the document, to be tested: {plain(claims)}")
     say(errors, "optimization_strategies")
+
+
+def _settings(strategy: Mapping[str, Any], values: run_form.Values, errors: Mapping[str, str]) -> None:
+    """What of a strategy is tried, and in words what each setting does or why it is not tried by itself."""
+    device, name = values["device"], f"settings_{strategy['name']}"
+    offered = _offered_settings(strategy, device)
+    chosen = run_form.settings_to_try(strategy, values)
+    say(errors, name)
+    with st.expander(f"{len(chosen)} of {len(strategy['settings'])} settings"):
+        if offered:
+            _widget(st.multiselect, name, "Settings to try", offered, placeholder="Choose at least one")
+        st.markdown("\n".join(_setting_line(s, device) for s in strategy["settings"]))
 
 
 def method(catalog: Mapping[str, Any], values: run_form.Values) -> None:
@@ -187,6 +200,26 @@ def _offered(name: str, options: Sequence[str]) -> str:
     return str(st.session_state[key_of(name)])
 
 
+def _offered_settings(strategy: Mapping[str, Any], device: str) -> list[str]:
+    return [s["name"] for s in strategy["settings"] if not run_form.reason_against(s, device)]
+
+
+def _unusual_settings(catalog: Mapping[str, Any], device: str) -> dict[str, list[str]]:
+    """What is chosen where it differs from the usual; another device offers others, so choices begin anew there."""
+    state, unusual = st.session_state, {}
+    is_new_device = state.get("opt_settings_device") != device
+    state["opt_settings_device"] = device
+    for strategy in catalog["strategies"]:
+        key, usual = key_of(f"settings_{strategy['name']}"), run_form.usual_settings(strategy, device)
+        if is_new_device or key not in state:
+            state[key] = usual
+        offered = _offered_settings(strategy, device)
+        state[key] = chosen = [name for name in state[key] if name in offered]
+        if set(chosen) != set(usual):
+            unusual[strategy["name"]] = chosen
+    return unusual
+
+
 def _select(name: str, label: str, titles: Mapping[str, str]) -> None:
     _widget(st.selectbox, name, label, list(titles), format_func=lambda option: titles.get(option, option))
 
@@ -199,6 +232,8 @@ def _setting_line(setting: Mapping[str, Any], device: str) -> str:
     text = f"{plain(setting['name'], 60)}: {plain(setting.get('sentence'))}"
     if reason := run_form.reason_against(setting, device):
         return f"- :gray[{text}. Not on this machine: {plain(reason)}]"
+    if setting.get("on_request"):
+        return f"- {text} *Tried only when chosen: {plain(setting['on_request'])}*"
     return f"- {text}"
 
 

@@ -53,6 +53,7 @@ def default_values(catalog: Mapping[str, Any]) -> Values:
     values.update(model=model["name"], size=model["sizes"][0], device=catalog["devices"][0]["id"])
     values["workload"] = workload_names(model, values["size"])[0]
     values["strategies"] = [s["name"] for s in catalog["strategies"] if is_available(s)]
+    values["settings"] = {}
     values["method"] = options.selection_method
     return values
 
@@ -71,6 +72,27 @@ def reason_against(setting: Mapping[str, Any], device: str = "") -> str:
 def is_available(strategy: Mapping[str, Any], device: str = "") -> bool:
     """Whether at least one setting can be tried on this device."""
     return any(not reason_against(s, device) for s in strategy["settings"])
+
+
+def usual_settings(strategy: Mapping[str, Any], device: str = "") -> list[str]:
+    """The settings that a search on this device tries when nobody names any."""
+    return [s["name"] for s in strategy["settings"] if not reason_against(s, device) and not s.get("on_request")]
+
+
+def settings_to_try(strategy: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
+    """The settings of a strategy that stand in the form; `values["settings"]` holds only unusual choices."""
+    chosen = values["settings"].get(strategy["name"])
+    return usual_settings(strategy, values["device"]) if chosen is None else list(chosen)
+
+
+def settings_errors(catalog: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, str]:
+    """A sentence for each chosen strategy whose settings were all taken out."""
+    return {
+        f"settings_{strategy['name']}": f"No setting of {strategy['title']} is chosen; choose one, or leave the "
+        "strategy out."
+        for strategy in catalog["strategies"]
+        if strategy["name"] in values["strategies"] and values["settings"].get(strategy["name"]) == []
+    }
 
 
 def read_address(catalog: Mapping[str, Any], params: Mapping[str, str]) -> tuple[Values, list[str]]:
@@ -140,6 +162,8 @@ def build_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """The run configuration as JSON-able data, ready to submit; not yet validated."""
     options = {name: values[name] for name in OPTION_FIELDS}
     options["optimization_strategies"] = list(values["strategies"])
+    settings = values["settings"]
+    options["strategy_settings"] = {name: list(settings[name]) for name in values["strategies"] if settings.get(name)}
     options["objective_weights"] = normalised_weights(values)
     options["enable_rl_optimization"] = values["method"] == "rl"
     options["selection_strategy"] = values["method"]
@@ -174,7 +198,7 @@ def fitting_sentence(catalog: Mapping[str, Any], values: Mapping[str, Any]) -> s
         for strategy in catalog["strategies"]
         if strategy["name"] in values["strategies"]
         for setting in strategy["settings"]
-        if not reason_against(setting, values["device"])
+        if setting["name"] in settings_to_try(strategy, values)
     ]
     if not costs or not isinstance(values["budget_s"], int | float) or not math.isfinite(values["budget_s"]):
         return ""
@@ -196,8 +220,16 @@ def command_line(config: Mapping[str, Any]) -> str:
     said = {name: config[name] for name in ("model", "size", "workload", "device", "threads", "seed", "note")}
     said |= {"budget": config["budget_s"], "method": method, "weights": weights}
     said["strategies"] = ",".join(options["optimization_strategies"])
+    said["settings"] = ";".join(f"{name}={','.join(names)}" for name, names in options["strategy_settings"].items())
     said |= {flag: options[name] for name, flag in FLAGS.items()}
-    has_flag = {*FLAGS, "optimization_strategies", "objective_weights", "enable_rl_optimization", "selection_strategy"}
+    has_flag = {
+        *FLAGS,
+        "strategy_settings",
+        "optimization_strategies",
+        "objective_weights",
+        "enable_rl_optimization",
+        "selection_strategy",
+    }
     others = {name: v for name, v in options.items() if name not in has_flag and v != getattr(defaults, name)}
     said["options"] = json.dumps(others) if others else ""
     words = [f"--{name} {shlex.quote(str(value))}" for name, value in said.items() if value != ""]

@@ -245,3 +245,34 @@ def test_errors_are_one_line_and_cut_hostile_values():
 
 def test_the_default_strategies_are_the_documented_four_in_order():
     assert HybridOptimizationConfig().optimization_strategies == STRATEGY_NAMES
+
+
+def test_named_settings_arrive_as_tuples_and_an_empty_list_means_the_usual_ones():
+    options = HybridOptimizationConfig(strategy_settings={"quantization": ["bfloat16"], "kernel_fusion": []})
+    assert options.strategy_settings == {"quantization": ("bfloat16",)}
+    config = RunConfig("llama", options=options)
+    assert RunConfig.from_json(to_json(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["quantization"], "map strategies to lists"),
+        ({"quantum": ["a"]}, "strategy_settings 'quantum' is unknown"),
+        ({"quantization": "bfloat16"}, "list names of settings"),
+        ({"quantization": [""]}, "list names of settings"),
+        ({"quantization": [3]}, "list names of settings"),
+        ({"quantization": ["a", "a"]}, "repeats a name"),
+    ],
+)
+def test_settings_that_are_no_lists_of_names_are_refused_in_one_sentence(settings, said):
+    with pytest.raises(InvalidInput) as refused:
+        HybridOptimizationConfig(strategy_settings=settings)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_settings_of_a_strategy_that_is_not_used_are_refused():
+    with pytest.raises(InvalidInput, match="strategy_settings 'quantization' is unknown; choose one of kernel_fusion"):
+        HybridOptimizationConfig(
+            optimization_strategies=("kernel_fusion",), strategy_settings={"quantization": ("bfloat16",)}
+        )

@@ -21,7 +21,10 @@ class Tag:
 
     def __init__(self, name, stages, conflicts=(), reasons=None):
         self.name, self.title, self.purpose = name, name, name
-        self.settings = tuple(Setting(s, f"{s}.", stage, True, 1.5) for s, stage in stages.items())
+        self.settings = tuple(
+            Setting(s, f"{s}.", stage, True, 1.5, on_request="It hardly ever pays." if s == "rare" else "")
+            for s, stage in stages.items()
+        )
         self.conflicts, self.claimed, self._reasons = tuple(conflicts), {"speed": 1.1}, reasons or {}
 
     def unavailable(self, setting, device):
@@ -172,6 +175,30 @@ def test_the_space_leaves_out_what_this_device_cannot_do_and_says_why(monkeypatc
     assert "quantization=gone" in Space.from_registry(options, "cuda:0").by_key
 
 
+def test_a_setting_on_request_is_left_out_with_its_sentence_until_somebody_names_it(monkeypatch):
+    quantization = Tag("quantization", {"good": 40, "rare": 40, "gone": 40}, reasons={("gone", "cpu"): "needs a GPU"})
+    monkeypatch.setattr(registry, "STRATEGIES", (quantization,))
+    usual = Space.from_registry(HybridOptimizationConfig(optimization_strategies=("quantization",)), "cpu")
+    assert usual.settings == {"quantization": ("good",)}
+    assert usual.left_out == {"quantization=rare": "It hardly ever pays."}
+    assert usual.to_json()["left_out"] == usual.left_out
+    named = HybridOptimizationConfig(
+        optimization_strategies=("quantization",), strategy_settings={"quantization": ("rare", "gone")}
+    )
+    space = Space.from_registry(named, "cpu")
+    assert space.settings == {"quantization": ("rare",)} and set(space.unavailable) == {"quantization=gone"}
+    assert "not among the settings" in space.left_out["quantization=good"]
+
+
+def test_an_unknown_setting_is_refused_by_the_space_in_one_sentence(monkeypatch):
+    monkeypatch.setattr(registry, "STRATEGIES", (Tag("quantization", {"good": 40}),))
+    options = HybridOptimizationConfig(
+        optimization_strategies=("quantization",), strategy_settings={"quantization": ("god",)}
+    )
+    with pytest.raises(InvalidInput, match="'quantization' has no setting 'god'; choose one of: good"):
+        Space.from_registry(options, "cpu")
+
+
 def test_without_ensembles_the_space_has_no_pairs(monkeypatch):
     both = (Tag("quantization", {"good": 40}), Tag("kernel_fusion", {"fold": 20}))
     monkeypatch.setattr(registry, "STRATEGIES", both)
@@ -186,6 +213,6 @@ def test_every_declared_setting_of_the_real_strategies_is_in_the_space_or_has_a_
     for strategy in registry.STRATEGIES:
         for setting in strategy.settings:
             name = f"{strategy.name}={setting.name}"
-            assert (name in space.by_key) != (name in space.unavailable)
-            assert space.unavailable.get(name, "reason").strip()
+            assert (name in space.by_key) + (name in space.unavailable) + (name in space.left_out) == 1
+            assert {**space.unavailable, **space.left_out}.get(name, "reason").strip()
     assert all(recipes.check_recipe(recipe) == recipe for recipe in space.recipes)

@@ -194,6 +194,41 @@ def test_the_command_line_means_the_same_run():
     assert again == RunConfig.from_json(config)
 
 
+def test_the_command_line_names_the_settings_that_were_chosen():
+    from workers.__main__ import build_parser, run_config
+
+    config = run_form.build_config(values(settings={"quantization": ["bfloat16"], "kernel_fusion": ["fold"]}))
+    words = shlex.split(run_form.command_line(config))
+    again = RunConfig.from_json(run_config(build_parser().parse_args(words[3:])))
+    assert again.options.strategy_settings == {"quantization": ("bfloat16",), "kernel_fusion": ("fold",)}
+    assert again == RunConfig.from_json(config)
+
+
+def test_the_usual_settings_are_preselected_and_the_others_are_said_with_their_reason(client, open_page):
+    for strategy in client.the_catalog["strategies"]:
+        if strategy["name"] == "quantization":
+            strategy["settings"][0]["on_request"] = "It hardly ever pays here."
+            rare, usual = strategy["settings"][0]["name"], [s["name"] for s in strategy["settings"][1:]]
+    at = open_page("optimize")
+    assert at.multiselect(key="opt_settings_quantization").value == [
+        name for name in usual if name in at.multiselect(key="opt_settings_quantization").options
+    ]
+    assert any("Tried only when chosen: It hardly ever pays here" in m.value for m in at.markdown)
+    at.multiselect(key="opt_settings_quantization").set_value([rare]).run()
+    at.button(key="opt_start").click().run()
+    sent = RunConfig.from_json(next(iter(client.submissions.values())))
+    assert sent.options.strategy_settings == {"quantization": (rare,)}
+
+
+def test_a_strategy_without_a_chosen_setting_closes_the_start_button(client, open_page):
+    at = open_page("optimize")
+    at.multiselect(key="opt_settings_quantization").set_value([]).run()
+    assert "No setting of" in at.error[0].value
+    assert at.button(key="opt_start").disabled
+    at.checkbox(key="opt_use_quantization").uncheck().run()
+    assert not at.error and not at.button(key="opt_start").disabled
+
+
 def test_the_estimate_grows_with_the_budget_and_refuses_one_that_is_too_short():
     def count(budget_s):
         return int(re.search(r"about (\d+)", run_form.fitting_sentence(catalog(), values(budget_s=budget_s))).group(1))

@@ -144,3 +144,20 @@ def test_further_options_are_json_and_anything_else_is_refused():
     for text in ("[1]", "enable_orz", '{"a":'):
         with pytest.raises(InvalidInput, match="one JSON object"):
             parse_options(text)
+
+
+def test_settings_of_several_strategies_are_read_from_one_option():
+    from workers.__main__ import parse_settings
+
+    assert parse_settings("quantization=int8_dynamic, bfloat16;kernel_fusion=fold") == {
+        "quantization": ["int8_dynamic", "bfloat16"],
+        "kernel_fusion": ["fold"],
+    }
+
+
+@pytest.mark.parametrize("text", ["quantization", "a=b=c", "a=b;a=c"])
+def test_settings_that_cannot_be_read_are_refused_with_an_example(text):
+    from workers.__main__ import parse_settings
+
+    with pytest.raises(InvalidInput, match="cannot be read; write for example quantization="):
+        parse_settings(text)

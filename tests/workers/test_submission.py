@@ -55,6 +55,28 @@ def test_strategies_without_any_available_setting_are_refused_with_the_machines_
         check_submission(config, CATALOG)
 
 
+def quantization_only(*settings):
+    options = {"optimization_strategies": ["quantization"], "strategy_settings": {"quantization": list(settings)}}
+    return {"model": "toy", "options": options}
+
+
+def test_named_settings_must_exist_and_one_must_be_available():
+    assert check_submission(quantization_only("two"), CATALOG).config.options.strategy_settings == {
+        "quantization": ("two",)
+    }
+    with pytest.raises(InvalidInput, match="setting of quantization 'four' is unknown; choose one of one, two, three"):
+        check_submission(quantization_only("two", "four"), CATALOG)
+
+
+def test_a_setting_on_request_counts_only_when_it_is_named():
+    catalog = copy.deepcopy(CATALOG)
+    for setting in catalog["strategies"][0]["settings"]:
+        setting["on_request"] = "It hardly ever pays."
+    with pytest.raises(InvalidInput, match="quantization=one: It hardly ever pays"):
+        check_submission(quantization_only(), catalog)
+    check_submission(quantization_only("one"), catalog)
+
+
 def test_a_setting_that_works_on_another_device_only_does_not_count():
     catalog = copy.deepcopy(CATALOG)
     catalog["devices"].append({"id": "cuda:0", "title": "GPU", "threads": 1, "max_threads": 2})

@@ -211,8 +211,9 @@ class Book:
         """One line for each."""
         print()
         for found in self.targets():
-            value = "not measured" if found["value"] is None else f"{found['value']:.3g}"
-            print(f"{found['name']}: {value} (target {found['target']}, {'met' if found['met'] else 'MISSED'})")
+            value = "-" if found["value"] is None else f"{found['value']:.3g}"
+            verdict = "met" if found["met"] else "not measured" if found["value"] is None else "MISSED"
+            print(f"{found['name']}: {value} (target {found['target']}, {verdict})")
         print(f"written to {RESULTS.relative_to(ROOT)}")
 
 

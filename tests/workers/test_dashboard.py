@@ -19,8 +19,8 @@ def record(paths: DataPaths, pid: int, started: float, port: int = 8501) -> None
     (paths.root / "dashboard.json").write_text(json.dumps({"pid": pid, "started": started, "port": port}))
 
 
-def test_a_second_start_finds_the_first_and_says_where(tmp_path: Path) -> None:
-    paths = DataPaths(tmp_path).prepare()
+def test_a_second_start_finds_the_first_and_says_where(paths: DataPaths) -> None:
+    """It also makes sure that there is a hub, which the fixture ends again."""
     record(paths, os.getpid(), psutil.Process().create_time(), port=8777)
     said: list[str] = []
     assert dashboard.serve(8501, said.append, paths) == 0

@@ -3,12 +3,14 @@
 With `is_causal` the kernel never touches the upper half of the scores and needs no mask in memory, but it is only right
 when the mask really is the causal one. So every call looks: rows equal columns, zero up to the diagonal, minus infinity
 (or the type's lowest number, which no finite score outweighs) beyond it. Any other mask is used as it is. The look
-costs two passes over the mask per attention, so it pays for long sequences only; it is a decision in Python, where a
-compiled graph breaks.
+costs passes over the mask, so layers that share one mask share one look; it is a decision in Python, where a compiled
+graph breaks.
 """
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,16 +21,31 @@ from torch import Tensor
 from torch.nn import functional
 
 _skips: ContextVar[list[int] | None] = ContextVar("_skips", default=None)
+_last = threading.local()
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor | None, scale: Any) -> Tensor:
     """`scaled_dot_product_attention`, with the causal kernel exactly when `attn_mask` is the causal mask."""
-    if attn_mask is not None and is_causal_mask(attn_mask, query.shape[-2], key.shape[-2]):
+    if attn_mask is not None and looks_causal(attn_mask, query.shape[-2], key.shape[-2]):
         skips = _skips.get()
         if skips is not None:
             skips[0] += 1
         return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask, scale=scale)
+
+
+def looks_causal(mask: Tensor, rows: int, columns: int) -> bool:
+    """`is_causal_mask`, remembered for the mask looked at last, as long as it lives and nobody writes to it."""
+    if rows != columns or rows < 2 or mask.is_inference():  # inference tensors do not count their writes
+        return is_causal_mask(mask, rows, columns)
+    # A layer may cut its own view out of the mask they share; views count writes together with their base.
+    base = mask if mask._base is None else mask._base
+    state = (mask._version, mask.data_ptr(), mask.shape, mask.stride(), mask.dtype, rows)
+    seen, old_state, verdict = getattr(_last, "look", (lambda: None, None, False))
+    if seen() is not base or old_state != state:
+        verdict = is_causal_mask(mask, rows, columns)
+        _last.look = (weakref.ref(base), state, verdict)
+    return bool(verdict)
 
 
 def is_causal_mask(mask: Tensor, rows: int, columns: int) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hybrid_core.errors import InvalidInput, StrategyUnsupported
 from hybrid_core.recipes import check_recipe
 from hybrid_core.records import Workload
-from hybrid_core.strategies.attention.causal_kernel import counted_skips, is_causal_mask
+from hybrid_core.strategies.attention.causal_kernel import counted_skips, is_causal_mask, looks_causal
 from hybrid_core.strategies.base import Situation
 from hybrid_core.strategies.registry import get_strategy
 
@@ -116,3 +116,28 @@ def test_without_a_causal_mask_in_the_example_it_is_refused_with_the_reason() ->
 def test_it_is_refused_together_with_compiling_and_says_why() -> None:
     with pytest.raises(InvalidInput, match="breaks a compiled graph"):
         check_recipe({"attention_fusion": "sdpa_causal", "kernel_fusion": "compile"})
+
+
+def test_a_mask_that_is_written_to_is_looked_at_again() -> None:
+    mask = causal(5)
+    assert looks_causal(mask, 5, 5) and looks_causal(mask[:], 5, 5)
+    mask[:, 0] = float("-inf")
+    assert not looks_causal(mask, 5, 5) and not looks_causal(mask[:], 5, 5)
+    mask[:, 0] = 0
+    assert looks_causal(mask, 5, 5)
+
+
+def test_layers_that_share_a_mask_share_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    module = "hybrid_core.strategies.attention.causal_kernel.is_causal_mask"
+    monkeypatch.setattr(module, lambda *a: looks.append(1) or is_causal_mask(*a))
+    shared = causal(5)[None, None]
+    for _ in range(4):
+        assert looks_causal(shared[..., :5], 5, 5)
+    assert len(looks) == 1
+    assert not looks_causal(torch.zeros(5, 5), 5, 5) and looks_causal(causal(5), 5, 5)
+    with torch.inference_mode():
+        frozen = causal(5)
+        assert looks_causal(frozen, 5, 5)
+        frozen.zero_()
+        assert not looks_causal(frozen, 5, 5)

@@ -8,12 +8,25 @@ from __future__ import annotations
 
 from hybrid_core.strategies.base import Family
 from hybrid_core.strategies.precision.bfloat16 import BFLOAT16
-from hybrid_core.strategies.precision.int8_dynamic import INT8_DYNAMIC
+from hybrid_core.strategies.precision.float8 import FLOAT8
+from hybrid_core.strategies.precision.float16 import FLOAT16
+from hybrid_core.strategies.precision.int4_weight_only import INT4_GROUP32, INT4_GROUP128
+from hybrid_core.strategies.precision.int8_dynamic import INT8_DYNAMIC, INT8_KEEP_ENDS
+from hybrid_core.strategies.precision.int8_weight_only import INT8_WEIGHT_ONLY
 
 QUANTIZATION = Family(
     name="quantization",
     title="Quantization",
     purpose="Stores weights in fewer bits, which saves memory and, where the processor has the kernels, time.",
     claimed={"speed": 1.5, "memory": 2.0, "accuracy": 0.97},
-    methods=(INT8_DYNAMIC, BFLOAT16),
+    methods=(
+        INT8_DYNAMIC,
+        INT8_KEEP_ENDS,
+        INT8_WEIGHT_ONLY,
+        INT4_GROUP32,
+        INT4_GROUP128,
+        BFLOAT16,
+        FLOAT16,
+        FLOAT8,
+    ),  # fmt: skip
 )

@@ -26,6 +26,8 @@ ALLOWED = {
     "hybrid_core.models.training": (*CONTRACT, *SCIENCE, "hybrid_core.models", "sklearn", "playwright", "PIL", "av"),
     "hybrid_core.models.brought": (*CONTRACT, *SCIENCE, "hybrid_core.models", "transformers"),
     "hybrid_core.strategies": (*CONTRACT, *SCIENCE),
+    # The libraries of one method each, imported inside functions.
+    "hybrid_core.strategies.precision": (*CONTRACT, *SCIENCE, "hybrid_core.strategies", "torchao", "scipy"),
     "hybrid_core.measurement": (*CONTRACT, *SCIENCE),
     "hybrid_core.rl": (*CONTRACT, *SCIENCE),
     "hybrid_core": ("hybrid_core", *SCIENCE),

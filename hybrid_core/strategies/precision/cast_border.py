@@ -1,4 +1,4 @@
-"""Casts a model to bfloat16 and keeps its border: callers still pass and receive float32.
+"""Casts a model to bfloat16 or float16 and keeps its border: callers still pass and receive float32.
 
 The cast itself is one line; what breaks models is its edge. A hook at the root converts floating inputs and outputs
 and leaves integers and caches alone. Buffers need care: the lowest float32 would become -inf, and tables that are
@@ -8,6 +8,7 @@ where the model runs with it and its outputs come closer to the original.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,18 +22,24 @@ MOST_KINDS = 8
 
 
 def cast_to_bfloat16(model: nn.Module, situation: Situation) -> tuple[str, ...]:
+    """`cast_model` to bfloat16."""
+    return cast_model(model, situation, torch.bfloat16)
+
+
+def cast_model(model: nn.Module, situation: Situation, narrow: torch.dtype) -> tuple[str, ...]:
     """Cast float32 parameters and buffers in place and convert at the root; returns the changes as sentences."""
     expected = run_example(model, situation)
     counted = [t for t in (*model.parameters(), *model.buffers()) if t.dtype == torch.float32]
     precise = {kind: _of_kind(model, kind) for kind in _kinds(model)[:MOST_KINDS]}
     for buffer in model.buffers():
-        _clamp_to_bfloat16(buffer)
-    model.to(torch.bfloat16)
-    model.register_forward_pre_hook(_inputs_to_bfloat16, with_kwargs=True)
-    model.register_forward_hook(_outputs_to_float32)
+        _clamp(buffer, narrow)
+    model.to(narrow)
+    model.register_forward_pre_hook(partial(_narrow_inputs, narrow), with_kwargs=True)
+    model.register_forward_hook(partial(_widen_outputs, narrow))
     kept = _keep_what_matters(model, situation, expected, precise) if precise else []
     saved_mb = sum(t.numel() for t in counted) * 2 / 1e6
-    change = f"cast {len(counted)} parameters and buffers from float32 to bfloat16, {saved_mb:.2f} MB less; "
+    to = str(narrow).removeprefix("torch.")
+    change = f"cast {len(counted)} parameters and buffers from float32 to {to}, {saved_mb:.2f} MB less; "
     border = "inputs are converted on entry and outputs back on return"
     return (change + border, *(f"buffers named '{kind}' stay float32: without them the error grows" for kind in kept))
 
@@ -47,10 +54,10 @@ def _of_kind(model: nn.Module, kind: str) -> list[tuple[nn.Module, Tensor]]:
     return [(m, b.clone()) for m, b in held if b is not None and b.dtype == torch.float32]
 
 
-def _clamp_to_bfloat16(buffer: Tensor) -> None:
+def _clamp(buffer: Tensor, narrow: torch.dtype) -> None:
     """The lowest float32, used as a mask, rounds to -inf; a row of those is NaN. Infinities stay what they are."""
     if buffer.dtype == torch.float32:
-        limit = torch.finfo(torch.bfloat16).max
+        limit = torch.finfo(narrow).max
         buffer.copy_(torch.where(buffer.isfinite(), buffer.clamp(-limit, limit), buffer))
 
 
@@ -92,12 +99,12 @@ def _error(model: nn.Module, situation: Situation, expected: Any) -> float:
     return sum(float((a - b).norm() / (a.norm() + 1e-30)) for a, b in wide)
 
 
-def _inputs_to_bfloat16(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    return _converted(args, torch.float32, torch.bfloat16), _converted(kwargs, torch.float32, torch.bfloat16)
+def _narrow_inputs(narrow: torch.dtype, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    return _converted(args, torch.float32, narrow), _converted(kwargs, torch.float32, narrow)
 
 
-def _outputs_to_float32(module: nn.Module, args: Any, output: Any) -> Any:
-    return _converted(output, torch.bfloat16, torch.float32)
+def _widen_outputs(narrow: torch.dtype, module: nn.Module, args: Any, output: Any) -> Any:
+    return _converted(output, narrow, torch.float32)
 
 
 def _converted(value: Any, source: torch.dtype, target: torch.dtype) -> Any:

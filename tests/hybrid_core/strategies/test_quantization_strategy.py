@@ -45,7 +45,7 @@ def test_the_probe_refuses_an_engine_that_saturates(monkeypatch):
         def forward(self, x):
             return x.sum(-1, keepdim=True).clamp(max=259.0)
 
-    monkeypatch.setattr(module, "_int8_linear", lambda layer: Saturating())
+    monkeypatch.setattr(module, "packed_by", lambda engine, layer: Saturating())
     assert module.correct_engine() is None
     assert "adds correctly" in STRATEGY.unavailable("int8_dynamic", "cpu")
 

@@ -1,0 +1,87 @@
+"""Stacks of experts: 3-D parameters that hold most of a mixture model's weights and are no nn.Linear.
+
+A filter on nn.Linear misses them silently. Each stack becomes a torchao int8 tensor (one scale per row of each expert),
+which still gives one expert when it is indexed. Some libraries multiply all experts at once with kernels that refuse
+such tensors; where the model can switch to one expert at a time it is switched. What runs is compared with the same
+rounded weights in float32, because an operator that ignores the scales would not fail, it would be wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybrid_core.strategies.base import Situation, list_briefly, run_example, tensors_in
+from hybrid_core.strategies.precision.linear_layers import is_stack
+from hybrid_core.strategies.precision.proof import first_line
+from hybrid_core.strategies.precision.torchao_library import int8_tensor
+
+# The same weights in another form: only the order of additions may differ.
+SAME = 1e-3
+
+
+def find_stacks(model: nn.Module) -> list[str]:
+    """Names of the float32 parameters that are stacks of matrices."""
+    return [n for n, p in model.named_parameters() if p.dtype == torch.float32 and p.dim() == 3 and is_stack(model, n)]
+
+
+def quantize_stacks(model: nn.Module, situation: Situation) -> tuple[str, ...]:
+    """Make every stack int8 where the model runs with it and answers alike; else leave all as they were, and say so."""
+    names = find_stacks(model)
+    if not names:
+        return ()
+    original = {name: model.get_parameter(name) for name in names}
+    rounded = {name: int8_tensor(parameter) for name, parameter in original.items()}
+    _put(model, {name: tensor.dequantize() for name, tensor in rounded.items()})  # type: ignore[operator]
+    expected = tensors_in(run_example(model, situation))
+    _put(model, rounded)
+    switched = ""
+    why = _differs(model, situation, expected)
+    one_by_one = _switch_to_single_experts(model) if why else None
+    if one_by_one is not None:
+        why, switched = _differs(model, situation, expected), "; experts are multiplied one at a time"
+    if why:
+        _put(model, original)
+        if one_by_one is not None:
+            one_by_one()
+        return (f"left {len(names)} stacks of experts in float32 ({list_briefly(names)}): {why}",)
+    saved = sum(parameter.numel() * 3 for parameter in original.values()) / 1e6
+    return (f"stored {len(names)} stacks of experts as int8, {saved:.2f} MB less ({list_briefly(names)}){switched}",)
+
+
+def _differs(model: nn.Module, situation: Situation, expected: list[Tensor]) -> str | None:
+    try:
+        found = tensors_in(run_example(model, situation))
+    except Exception as error:  # tensor subclasses are refused in as many ways as there are operators
+        return f"the model's own code cannot use int8 experts, {first_line(error)}"
+    pairs = [(a.double(), b.double()) for a, b in zip(expected, found, strict=True) if a.is_floating_point()]
+    error_of_worst = max((float((a - b).norm() / (a.norm() + 1e-30)) for a, b in pairs), default=0.0)
+    if error_of_worst > SAME:
+        return f"an operator reads int8 experts wrongly, relative error {error_of_worst:.1e} where {SAME:g} is allowed"
+    return None
+
+
+def _put(model: nn.Module, tensors: dict[str, Any]) -> None:
+    for name, tensor in tensors.items():
+        owner, _, leaf = name.rpartition(".")
+        parameter = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, requires_grad=False)
+        model.get_submodule(owner)._parameters[leaf] = parameter
+
+
+def _switch_to_single_experts(model: nn.Module) -> Callable[[], None] | None:
+    """Ask a model of `transformers` for one product per expert; returns what undoes it, None where nothing switches."""
+    configs = {id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "_experts_implementation")}
+    before = {key: config._experts_implementation for key, config in configs.items()}  # type: ignore[union-attr]
+    if not configs or set(before.values()) == {"eager"}:
+        return None
+
+    def undo() -> None:
+        for key, config in configs.items():
+            config._experts_implementation = before[key]  # type: ignore[union-attr]
+
+    for config in configs.values():
+        config._experts_implementation = "eager"  # type: ignore[union-attr]
+    return undo

@@ -10,11 +10,12 @@ from __future__ import annotations
 from hybrid_core.strategies.base import Family
 from hybrid_core.strategies.kernels.compilation import COMPILE, COMPILE_FREEZING
 from hybrid_core.strategies.kernels.fold import FOLD
+from hybrid_core.strategies.kernels.merge import MERGE
 
 KERNEL_FUSION = Family(
     name="kernel_fusion",
     title="Kernel fusion",
     purpose="Merges neighbouring operations, so that fewer kernels run and fewer results travel through memory.",
     claimed={"speed": 1.2, "memory": 1.1, "accuracy": 0.99},
-    methods=(FOLD, COMPILE, COMPILE_FREEZING),
+    methods=(FOLD, MERGE, COMPILE, COMPILE_FREEZING),
 )

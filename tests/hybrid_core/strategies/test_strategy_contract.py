@@ -92,7 +92,7 @@ def test_every_strategy_keeps_the_contract_on_the_registry(strategy):
     outcomes = contract.check_strategy(strategy, list(registry_cases()), skip=without_compilers)
     expected = {
         "kernel_fusion": {"fold on llama prefill", "fold on llama decode", "fold on convnet forward",
-                          "fold on sequential forward"},
+                          "fold on sequential forward", "merge on llama prefill", "merge on llama decode"},
         "quantization": {f"{s} on {m}" for s in ("int8_dynamic", "bfloat16")
                          for m in ("llama prefill", "llama decode", "convnet forward", "sequential forward")},
         "memory_pooling": {"in_place on llama prefill", "in_place on llama decode", "in_place on convnet forward",

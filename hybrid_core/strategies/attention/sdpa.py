@@ -18,6 +18,7 @@ from torch import nn
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.strategies.attention.causal_kernel import causal_attention, counted_skips
 from hybrid_core.strategies.attention.fused import Forms, FusedAttention
+from hybrid_core.strategies.attention.multihead import fuse_multihead
 from hybrid_core.strategies.attention.search import Call, Findings, find_attention
 from hybrid_core.strategies.base import (
     Applied,
@@ -34,25 +35,40 @@ from hybrid_core.strategies.base import (
 MOST_OUTWARD = 3
 
 
-def fuse_attention_modules(model: nn.Module, situation: Situation, kernel: Callable[..., Any] | None) -> Applied:
-    """Find, rewrite and replace every written-out attention; `kernel` None is `scaled_dot_product_attention` itself."""
+def fuse_attention_modules(
+    model: nn.Module, situation: Situation, kernel: Callable[..., Any] | None, exact: bool = True
+) -> Applied:
+    """Find, rewrite and replace every written-out attention; `kernel` None is `scaled_dot_product_attention` itself.
+
+    `exact` False: the kernel computes with fewer digits than the types say, and is compared accordingly.
+    """
     findings = find_attention(model, situation)
-    if not findings.sites:
-        raise StrategyUnsupported(_why_none(findings))
     replaced: list[str] = []
     reasons: list[str] = []
     shared: dict[Any, Forms] = {}
     for outwards in findings.sites.values():
         try:
-            model, name = _fuse(model, outwards, shared, kernel)
+            model, name = _fuse(model, outwards, shared, (kernel, exact))
             replaced.append(name)
         except StrategyUnsupported as refusal:
             reasons.append(f"{outwards[0].name or 'the model'}: {refusal}")
-    if not replaced:
-        raise StrategyUnsupported(f"no attention could be fused; {list_briefly(list(dict.fromkeys(reasons)), 2)}")
-    done = f"replaced {len(replaced)} of {len(findings.sites)} written-out attentions by scaled_dot_product_attention"
-    refused = (f"left as it was: {list_briefly(reasons, 3)}",) if reasons else ()
-    return Applied(model, (f"{done} ({list_briefly(replaced)})", *refused))
+    layers: list[str] = []
+    if kernel in (None, causal_attention):  # the library's own layer offers no other kernels
+        model, layers, refusals = fuse_multihead(model, situation, causal=kernel is causal_attention)
+        reasons += refusals
+    if not replaced and not layers:
+        raise StrategyUnsupported(_why_none(findings, reasons))
+    changes = []
+    if replaced:
+        count = f"{len(replaced)} of {len(findings.sites)}"
+        done = f"replaced {count} written-out attentions by scaled_dot_product_attention"
+        changes.append(f"{done} ({list_briefly(replaced)})")
+    if layers:
+        done = f"made {len(layers)} nn.MultiheadAttention call scaled_dot_product_attention and drop unread weights"
+        changes.append(f"{done} ({list_briefly(layers)})")
+    if reasons:
+        changes.append(f"left as it was: {list_briefly(reasons, 3)}")
+    return Applied(model, tuple(changes))
 
 
 def _apply_sdpa(model: nn.Module, situation: Situation) -> Applied:
@@ -106,7 +122,9 @@ SDPA_CAUSAL = Method(
 )
 
 
-def _why_none(findings: Findings) -> str:
+def _why_none(findings: Findings, reasons: list[str]) -> str:
+    if reasons:
+        return f"no attention could be fused; {list_briefly(list(dict.fromkeys(reasons)), 2)}"
     if findings.fused:
         where = list_briefly(findings.fused)
         return (
@@ -117,13 +135,16 @@ def _why_none(findings: Findings) -> str:
 
 
 def _fuse(
-    model: nn.Module, outwards: tuple[Call, ...], shared: dict[Any, Forms], kernel: Callable[..., Any] | None
+    model: nn.Module,
+    outwards: tuple[Call, ...],
+    shared: dict[Any, Forms],
+    kernel: tuple[Callable[..., Any] | None, bool],
 ) -> tuple[nn.Module, str]:
     """Replace the module that computes the attention, or the next one outwards that does not return probabilities."""
     first: StrategyUnsupported | None = None
     for call in outwards[:MOST_OUTWARD]:
         key = fingerprint(call.module)
-        fused = FusedAttention(call.module, shared.get(key) if key is not None else None, kernel)
+        fused = FusedAttention(call.module, shared.get(key) if key is not None else None, *kernel)
         try:
             if not fused.forms.known:
                 fused.learn(call.args, call.kwargs)

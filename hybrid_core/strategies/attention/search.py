@@ -27,6 +27,9 @@ _SOFTMAX = {
     torch.special.softmax,
 }
 _FUSED = {functional.scaled_dot_product_attention, functional.multi_head_attention_forward}
+# What graphs of operators call, such as a program that was exported and brought as a file.
+_SOFTMAX_OPERATORS = {"aten::softmax", "aten::_softmax", "aten::_safe_softmax"}
+_FUSED_OPERATORS = {"aten::scaled_dot_product_attention", "aten::_scaled_dot_product_flash_attention_for_cpu"}
 
 
 @dataclass(frozen=True)
@@ -120,9 +123,10 @@ class _Watcher(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in _SOFTMAX:
+        operator = func._schema.name if isinstance(func, torch._ops.OpOverload) else ""
+        if func in _SOFTMAX or operator in _SOFTMAX_OPERATORS:
             self._record_softmax()
-        elif func in _FUSED:
+        elif func in _FUSED or operator in _FUSED_OPERATORS:
             self.fused_calls += 1
             name = self.stack[-1].name if self.stack else ""
             if name not in self.findings.fused:

@@ -186,7 +186,7 @@ def test_attributes_of_the_original_stay_readable():
 class Block(nn.Module):
     def __init__(self):
         super().__init__()
-        self.attention = nn.MultiheadAttention(DIM, 4, batch_first=True)
+        self.attention = nn.MultiheadAttention(DIM, 4)
 
     def forward(self, x):
         return self.attention(x, x, x, need_weights=False)[0]

@@ -9,11 +9,11 @@ from torch import nn
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.records import Workload
 from hybrid_core.strategies.attention.search import count_fused_calls
+from hybrid_core.strategies.attention_fusion import ATTENTION_FUSION
 from hybrid_core.strategies.base import Situation
-from hybrid_core.strategies.registry import get_strategy
 
 transformers_families = pytest.importorskip("tests.hybrid_core.strategies.transformers_families")
-FUSION = get_strategy("attention_fusion")
+FUSION = ATTENTION_FUSION
 
 
 def situation(given, call):

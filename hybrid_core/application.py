@@ -17,6 +17,7 @@ from torch import nn
 from hybrid_core.errors import InvalidInput
 from hybrid_core.examples import checked_inputs, private_copy
 from hybrid_core.handover import recipe_from_json
+from hybrid_core.provenance import warn_of_differences
 from hybrid_core.recipes import apply_steps, check_recipe
 from hybrid_core.records import BASELINE_KEY, Recipe, Workload
 from hybrid_core.strategies.base import Situation
@@ -36,14 +37,18 @@ def apply_recipe(
 
     `example_inputs` are the arguments of one call (inferred for some modules, see `hybrid_core.examples`). `call` and
     `workload` are needed only where one call is more than `model(*example_inputs)`, such as decoding with a cache.
-    An empty recipe gives the plain copy.
+    An empty recipe gives the plain copy. Exported JSON says what its figures were measured on; where this machine
+    differs, a `MeasuredElsewhere` warning names how, and the recipe is applied all the same.
 
     Raises:
         InvalidInput: the recipe or the inputs are not allowed.
         StrategyUnsupported: a step cannot be applied to this module or machine; the message says why.
     """
-    steps = check_recipe(read_recipe(recipe))
+    form = _read_form(recipe)
+    steps = check_recipe(_recipe_in(form))
     situation = situation_of(model, example_inputs, call=call, workload=workload)
+    if isinstance(form, Mapping):
+        warn_of_differences(form, situation.device, stacklevel=3)
     return apply_steps(private_copy(model), steps, situation).model
 
 
@@ -84,10 +89,17 @@ def read_recipe(source: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
     Raises:
         InvalidInput: it is none of them.
     """
-    if isinstance(source, Recipe):
+    return _recipe_in(_read_form(source))
+
+
+def _recipe_in(form: Recipe | Mapping[str, Any]) -> Recipe:
+    return form if isinstance(form, Recipe) else recipe_from_json(form)
+
+
+def _read_form(source: Recipe | Mapping[str, Any] | str | Path) -> Recipe | Mapping[str, Any]:
+    """A recipe as it was given, texts and files read; a mapping may be exported JSON with figures."""
+    if isinstance(source, Recipe | Mapping):
         return source
-    if isinstance(source, Mapping):
-        return recipe_from_json(source)
     if isinstance(source, Path):
         return _read_file(source)
     if not isinstance(source, str) or not source.strip():
@@ -111,7 +123,7 @@ def _read_key(text: str) -> Recipe:
     return Recipe.from_key(text)
 
 
-def _read_file(path: Path) -> Recipe:
+def _read_file(path: Path) -> Mapping[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, ValueError) as error:
@@ -121,11 +133,11 @@ def _read_file(path: Path) -> Recipe:
     return _read_json(text, f"recipe file {str(path)!r:.200}")
 
 
-def _read_json(text: str, source: str) -> Recipe:
+def _read_json(text: str, source: str) -> Mapping[str, Any]:
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{source} is not JSON ({error}); give what the export button wrote") from error
     if not isinstance(data, Mapping):
         raise InvalidInput(f"{source} holds a {type(data).__name__}; give a JSON object")
-    return recipe_from_json(data)
+    return data

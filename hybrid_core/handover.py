@@ -18,7 +18,10 @@ FORMAT = "hybrid-optimization recipe"
 FORMAT_VERSION = 1
 FIGURES = ("speed_improvement", "memory_efficiency", "accuracy_preservation", "latency_ms", "baseline_latency_ms")
 COUNTS = ("peak_bytes", "baseline_peak_bytes", "weight_bytes", "baseline_weight_bytes", "max_abs_error")
-VERSION_KEYS = ("python", "torch", "numpy", "torchao", "cuda", "cudnn", "driver")
+VERSION_KEYS = (
+    *("python", "torch", "cuda", "cudnn", "driver"),
+    *("numpy", "torchao", "onnxruntime", "openvino", "nncf", "transformers"),
+)
 
 
 def recipe_json(

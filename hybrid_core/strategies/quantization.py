@@ -13,6 +13,7 @@ from hybrid_core.strategies.precision.float16 import FLOAT16
 from hybrid_core.strategies.precision.int4_weight_only import INT4_GROUP32, INT4_GROUP128
 from hybrid_core.strategies.precision.int8_dynamic import INT8_DYNAMIC, INT8_KEEP_ENDS
 from hybrid_core.strategies.precision.int8_weight_only import INT8_WEIGHT_ONLY
+from hybrid_core.strategies.precision.mixed_precision import MIXED_1, MIXED_5
 
 QUANTIZATION = Family(
     name="quantization",
@@ -28,5 +29,7 @@ QUANTIZATION = Family(
         BFLOAT16,
         FLOAT16,
         FLOAT8,
-    ),  # fmt: skip
+        MIXED_1,
+        MIXED_5,
+    ),
 )

@@ -27,12 +27,14 @@ LARGEST = torch.finfo(torch.float16).max
 ENGINES = ("x86", "fbgemm")
 
 
-def _engine() -> str | None:
+def packing_engine() -> str | None:
+    """The engine of torch that packs half weights here, None where there is none."""
     supported = torch.backends.quantized.supported_engines
     return next((engine for engine in ENGINES if engine in supported), None)
 
 
-def _packed(layer: nn.Linear, engine: str) -> nn.Module:
+def packed_half(layer: nn.Linear, engine: str) -> nn.Module:
+    """The copy of one layer with float16 weights; leaves the layer as it was."""
     layer.qconfig = float16_dynamic_qconfig  # type: ignore[assignment]
     try:
         with engine_set_to(engine):
@@ -43,7 +45,7 @@ def _packed(layer: nn.Linear, engine: str) -> nn.Module:
 
 
 def _unavailable(device: str) -> str | None:
-    if device.startswith("cpu") and _engine() is None:
+    if device.startswith("cpu") and packing_engine() is None:
         found = ", ".join(torch.backends.quantized.supported_engines)
         return f"half weights on a CPU need torch's fbgemm engine and this one has {found}; use bfloat16"
     return None
@@ -70,10 +72,10 @@ def _apply(model: nn.Module, situation: Situation) -> Applied:
 
 
 def _pack(model: nn.Module) -> Applied:
-    layers, tied, engine = float_linears(model), tied_linears(model), _engine()
+    layers, tied, engine = float_linears(model), tied_linears(model), packing_engine()
     assert engine is not None, "unavailable() was asked before"
     names = [name for name in layers if name not in tied]
-    packed = replace_each(model, partial(_packed, engine=engine), names)
+    packed = replace_each(model, partial(packed_half, engine=engine), names)
     count = f"{len(names)} of {len(layers)} nn.Linear weights"
     change = f"packed {count} as float16, sums stay float32 ({list_briefly(names)})"
     return Applied(packed, (change, *left_in_float32(packed)))

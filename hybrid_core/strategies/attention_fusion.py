@@ -6,6 +6,8 @@ outputs. Sources stand in the files of the methods.
 
 from __future__ import annotations
 
+from hybrid_core.strategies.attention.flash import FLASH
+from hybrid_core.strategies.attention.flex import FLEX
 from hybrid_core.strategies.attention.library_sdpa import LIBRARY_SDPA
 from hybrid_core.strategies.attention.mla_absorb import MLA_ABSORB
 from hybrid_core.strategies.attention.sdpa import SDPA, SDPA_CAUSAL
@@ -16,5 +18,5 @@ ATTENTION_FUSION = Family(
     title="Attention fusion",
     purpose="Replaces written-out attention by one fused kernel that never stores the square score matrix.",
     claimed={"speed": 1.3, "memory": 1.4, "accuracy": 0.98},
-    methods=(SDPA, SDPA_CAUSAL, LIBRARY_SDPA, MLA_ABSORB),
+    methods=(SDPA, SDPA_CAUSAL, LIBRARY_SDPA, FLASH, FLEX, MLA_ABSORB),
 )

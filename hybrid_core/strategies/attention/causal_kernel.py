@@ -20,6 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hybrid_core.strategies.base import Conflict
+
+# Settings of kernel_fusion that record a graph of the model, where a decision about values cannot stand.
+RECORDED = ("compile", "compile_freezing", "compile_max_autotune", "compile_regional", "aot", "cudagraphs")
 _skips: ContextVar[list[int] | None] = ContextVar("_skips", default=None)
 _last = threading.local()
 
@@ -68,6 +72,12 @@ def is_causal_mask(mask: Tensor, rows: int, columns: int) -> bool:
     hidden = mask <= torch.finfo(mask.dtype).min
     # Where exactly the later ones are hidden and nothing else differs from zero, all the others are zero.
     return bool((hidden == later).all()) and int(mask.count_nonzero()) == int(hidden.count_nonzero())
+
+
+def looks_at_masks(setting: str) -> tuple[Conflict, ...]:
+    """The conflicts of a setting whose kernel decides by its mask: nothing that records a graph can follow it."""
+    reason = "it looks at its mask in every call, which breaks a compiled graph at every attention"
+    return tuple(Conflict(setting, "kernel_fusion", recorded, reason) for recorded in RECORDED)
 
 
 @contextmanager

@@ -16,13 +16,12 @@ import torch
 from torch import nn
 
 from hybrid_core.errors import StrategyUnsupported
-from hybrid_core.strategies.attention.causal_kernel import causal_attention, counted_skips
+from hybrid_core.strategies.attention.causal_kernel import causal_attention, counted_skips, looks_at_masks
 from hybrid_core.strategies.attention.fused import Forms, FusedAttention
 from hybrid_core.strategies.attention.multihead import fuse_multihead
 from hybrid_core.strategies.attention.search import Call, Findings, find_attention
 from hybrid_core.strategies.base import (
     Applied,
-    Conflict,
     Method,
     Setting,
     Situation,
@@ -110,15 +109,7 @@ SDPA_CAUSAL = Method(
         references=("https://arxiv.org/abs/2205.14135",),
     ),
     apply=_apply_causal,
-    conflicts=tuple(
-        Conflict(
-            setting="sdpa_causal",
-            other_strategy="kernel_fusion",
-            other_setting=compiled,
-            reason="it looks at its mask in every call, which breaks a compiled graph at every attention",
-        )
-        for compiled in ("compile", "compile_freezing")
-    ),
+    conflicts=looks_at_masks("sdpa_causal"),
 )
 
 

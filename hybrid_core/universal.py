@@ -20,8 +20,8 @@ from hybrid_core.config import HybridOptimizationConfig
 from hybrid_core.core import NOTHING_YET, HybridOptimizationCore
 from hybrid_core.errors import InvalidInput
 from hybrid_core.examples import private_copy
-from hybrid_core.measured_module import DEFAULT_BUDGET_S
-from hybrid_core.records import STRATEGY_NAMES
+from hybrid_core.measured_module import DEFAULT_BUDGET_S, RATIOS
+from hybrid_core.records import STRATEGY_NAMES, Recipe, Step
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def create_universal_optimizer(config: Mapping[str, Any] | None = None) -> Unive
 
 
 def applied(result: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The steps of the winning recipe, what each changed in the module, and the measured effect of them together."""
+    """The winning recipe: what it changed, its measured effect as a whole, and what each step did when alone."""
     if not result or not result["recipe"]:
         return []
     own = [t for t in result["trials"] if t["recipe"] == result["recipe"] and "changes" in t]
@@ -155,8 +155,29 @@ def applied(result: Mapping[str, Any] | None) -> list[dict[str, Any]]:
             "changes": list(own[-1]["changes"]) if own else [],
             "measured": {name: dict(interval) for name, interval in result["intervals"].items()},
             "verdicts": dict(result["verdicts"]),
+            "steps": [effect_alone(step, result) for step in Recipe.from_dict(result["recipe"]).steps],
         }
     ]
+
+
+def effect_alone(step: Step, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What one step of the winning recipe did without the others, by its last measurement in this search.
+
+    Effects of steps do not multiply, so nothing is derived: a step that was not measured alone says so, with the reason
+    where there is one.
+    """
+    alone = {step.strategy: step.setting}
+    facts: dict[str, Any] = {"strategy": step.strategy, "setting": step.setting}
+    if alone == dict(result["recipe"]):
+        return {**facts, "measured_alone": {name: dict(found) for name, found in result["intervals"].items()}}
+    tried = [trial for trial in result["trials"] if trial["recipe"] == alone]
+    measured = [trial for trial in tried if all(name in trial for name in RATIOS)]
+    if measured:
+        return {**facts, "measured_alone": {name: dict(measured[-1][name]) for name in RATIOS}}
+    skipped = {item["key"]: item["reason"] for item in result.get("skipped", ())}
+    key = Recipe((step,)).key
+    reason = f"{tried[-1]['outcome']}: {tried[-1]['reason']}" if tried else skipped.get(key, "")
+    return {**facts, "measured_alone": None, "note": "not measured alone" + (f" ({reason})" if reason else "")}
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -104,9 +104,67 @@ def test_the_report_lists_what_was_applied_with_its_measured_effect(monkeypatch,
             "changes": ["cast 6 parameters"],
             "measured": {"speed_improvement": INTERVAL},
             "verdicts": {"speed": "better"},
+            "steps": [
+                {
+                    "strategy": "quantization",
+                    "setting": "bfloat16",
+                    "measured_alone": {"speed_improvement": INTERVAL},
+                }
+            ],
         }
     ]
     assert (record["original_parameters"], record["optimized_parameters"]) == (16 * 8 + 8 + 8 * 4 + 4, 16 * 4 + 4)
+
+
+def ratios(speed: float) -> dict:
+    names = ("speed_improvement", "memory_efficiency", "accuracy_preservation")
+    return {name: {"value": speed, "low": speed, "high": speed} for name in names}
+
+
+ENSEMBLE = {
+    "quantization": "bfloat16",
+    "attention_fusion": "sdpa",
+    "memory_pooling": "in_place",
+    "kernel_fusion": "fold",
+}
+ENSEMBLE_RESULT = RESULT | {
+    "recipe": ENSEMBLE,
+    "intervals": ratios(3.0),
+    "trials": [
+        {"recipe": {"quantization": "bfloat16"}, "outcome": "ok", "changes": ["a"], **ratios(1.2)},
+        {"recipe": {"quantization": "bfloat16"}, "outcome": "ok", "changes": ["a"], **ratios(1.3)},
+        {"recipe": {"attention_fusion": "sdpa"}, "outcome": "crashed", "reason": "it fell over"},
+        {"recipe": ENSEMBLE, "outcome": "ok", "changes": ["all four"], **ratios(2.9)},
+    ],
+    "skipped": [{"key": "memory_pooling=in_place", "reason": "not measured: the budget was used"}],
+}
+
+
+def test_each_step_of_an_ensemble_has_its_own_measured_effect_or_says_why_not(monkeypatch, model):
+    """Effects are never multiplied or divided out of the whole."""
+    optimizer = create_universal_optimizer()
+    with_answer(optimizer, monkeypatch, model, ENSEMBLE_RESULT)
+    optimizer.optimize_model(model, "mine")
+    (entry,) = optimizer.performance_metrics["mine"]["optimizations_applied"]
+    steps = {step["strategy"]: step for step in entry["steps"]}
+    assert entry["measured"] == ratios(3.0) and entry["changes"] == ["all four"] and list(steps) == list(ENSEMBLE)
+    assert steps["quantization"]["measured_alone"] == ratios(1.3) and "note" not in steps["quantization"]
+    assert {name: (step["measured_alone"], step["note"]) for name, step in steps.items() if "note" in step} == {
+        "attention_fusion": (None, "not measured alone (crashed: it fell over)"),
+        "memory_pooling": (None, "not measured alone (not measured: the budget was used)"),
+        "kernel_fusion": (None, "not measured alone"),
+    }
+    json.dumps(optimizer.get_optimization_report(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "key", [key for key in DOCUMENTED if key not in ("enable_hybrid_optimization", "hybrid_strategies")]
+)
+def test_every_documented_key_changes_what_the_core_does(key):
+    """Each reaches the core's configuration under its own name; docs/api.md says what each does there."""
+    value = 3 if key == "num_candidates" else False
+    changed = create_universal_optimizer(DOCUMENTED | {key: value}).core.config
+    assert getattr(changed, key) == value and changed != create_universal_optimizer(DOCUMENTED).core.config
 
 
 def test_nothing_applied_is_an_empty_list_although_every_switch_is_on(monkeypatch, model):

@@ -9,12 +9,14 @@ from __future__ import annotations
 from hybrid_core.strategies.base import Family
 from hybrid_core.strategies.pooling.in_place import IN_PLACE
 from hybrid_core.strategies.pooling.micro_batch import MICRO_BATCH
+from hybrid_core.strategies.pooling.quantized_cache import QUANTIZED_CACHE
 from hybrid_core.strategies.pooling.static_cache import STATIC_CACHE
+from hybrid_core.strategies.pooling.static_step import STATIC_STEP
 
 MEMORY_POOLING = Family(
     name="memory_pooling",
     title="Memory pooling",
     purpose="Reuses buffers instead of allocating new ones, which lowers the peak memory of a call.",
     claimed={"speed": 1.1, "memory": 1.8, "accuracy": 1.0},
-    methods=(IN_PLACE, STATIC_CACHE, MICRO_BATCH),
+    methods=(IN_PLACE, STATIC_CACHE, STATIC_STEP, QUANTIZED_CACHE, MICRO_BATCH),
 )

@@ -8,12 +8,16 @@ is the simplest case of what vLLM does with pages (Kwon et al. 2023, arXiv 2309.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from torch import Tensor, nn
 
-from hybrid_core.errors import InvalidInput, StrategyUnsupported
-from hybrid_core.strategies.base import Applied, Method, Setting, Situation, run_example
+from hybrid_core.strategies.base import Applied, Method, Setting, Situation
+from hybrid_core.strategies.pooling.decode_cache import (
+    made_by_example,
+    refuse_overflow,
+    refuse_without_decode,
+    watch_own_cache,
+)
 
 
 class StaticCache:
@@ -41,11 +45,7 @@ class StaticCache:
         """Store (batch, kv_heads, new, head_dim) and return views of everything this layer holds."""
         start = self._filled[layer]
         end = start + k.shape[2]
-        if end > self.max_length:
-            raise InvalidInput(
-                f"{start} cached + {k.shape[2]} new tokens exceed the {self.max_length} this cache was made for; "
-                "ask cache_factory for a larger max_length"
-            )
+        refuse_overflow(start, k.shape[2], self.max_length)
         held = self._buffers[layer]
         keys, values = (self._buffer(k), self._buffer(v)) if held is None else held
         keys[:, :, start:end] = k
@@ -58,56 +58,15 @@ class StaticCache:
         return like.new_empty((like.shape[0], like.shape[1], self.max_length, like.shape[3]))
 
 
-def refuse_static_cache(model: nn.Module, situation: Situation) -> str | None:
-    """The cheap reasons why a static cache cannot help."""
-    if situation.workload.kind != "decode":
-        return f"the workload '{situation.workload.name}' is not a decode, so no cache grows that could be preallocated"
-    if not callable(getattr(model, "cache_factory", None)):
-        return f"{type(model).__name__} has no cache_factory(batch, max_length), so its cache cannot be replaced"
-    return None
-
-
 def use_static_cache(model: nn.Module, situation: Situation) -> Applied:
     """Replace `model.cache_factory`; proves on the example that the model asks for the new cache and fills it."""
-    owner: Any = model
-    layers = _layers_used(owner, situation)
-    if not layers:
-        raise StrategyUnsupported("the decode never fills a cache made by model.cache_factory, so nothing grows")
-    made: list[StaticCache] = []
-
-    def recording(batch: int, max_length: int) -> StaticCache:
-        made.append(StaticCache(batch, max_length, layers=layers))
-        return made[-1]
-
-    owner.cache_factory = recording
-    run_example(model, situation)
-    owner.cache_factory = partial(StaticCache, layers=layers)
-    size, length = made[0].allocated_bytes, made[0].max_length
-    change = f"the cache of {layers} layers is allocated once, {size / 1e6:.2f} MB for {length} tokens"
-    return Applied(model, (change + ", instead of copied for every token",))
-
-
-def _layers_used(owner: Any, situation: Situation) -> int:
-    """One more than the largest layer number that the decode appends to its own kind of cache; 0 when it never does."""
-    original, seen = owner.cache_factory, [-1]
-
-    def watched(batch: int, max_length: int) -> Any:
-        cache = original(batch, max_length)
-        append = cache.append
-
-        def recording(layer: int, k: Tensor, v: Tensor) -> Any:
-            seen.append(layer)
-            return append(layer, k, v)
-
-        cache.append = recording
-        return cache
-
-    owner.cache_factory = watched
-    try:
-        run_example(owner, situation)
-    finally:
-        owner.cache_factory = original
-    return max(seen) + 1
+    filled = watch_own_cache(model, situation)
+    cache, _ = made_by_example(model, situation, partial(StaticCache, layers=filled.layers))
+    change = (
+        f"the cache of {filled.layers} layers is allocated once, {cache.allocated_bytes / 1e6:.2f} MB for "
+        f"{cache.max_length} tokens, instead of copied for every token"
+    )
+    return Applied(model, (change,))
 
 
 STATIC_CACHE = Method(
@@ -120,5 +79,5 @@ STATIC_CACHE = Method(
         references=("https://arxiv.org/abs/2309.06180",),
     ),
     apply=use_static_cache,
-    unsupported=refuse_static_cache,
+    unsupported=refuse_without_decode,
 )

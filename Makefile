@@ -4,7 +4,7 @@ PORT ?= 8501
 BIN := .venv/bin
 export PYTHON
 
-.PHONY: run stop test lint types tests lock clean bench-first-path bench-models bench-every-model bench-strategies
+.PHONY: run stop test lint types tests lock clean bench-first-path bench-models bench-every-model bench-strategies bench-latent-attention
 
 run:
 	@.setup/install.sh
@@ -53,6 +53,11 @@ bench-every-model:
 bench-strategies:
 	@.setup/install.sh
 	$(BIN)/python benchmarks/strategies.py $(if $(QUICK),--quick) $(if $(RESUME),--resume)
+
+# What absorbing is worth on one attention of a DeepSeek decode, against an expanded cache. QUICK=1: one context, 12 rounds.
+bench-latent-attention:
+	@.setup/install.sh
+	$(BIN)/python benchmarks/latent_attention.py $(if $(QUICK),--quick)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build

@@ -23,6 +23,7 @@ from storage.connection import Database
 from storage.queries import run_query
 from storage.recommendations import load_recommendations, store_recommendations
 from storage.runs import create_run, open_runs, request_cancel
+from workers.exports import ExportKeeper
 from workers.offer import Offer
 from workers.paths import DataPaths
 from workers.submission import find_device, find_model
@@ -43,8 +44,9 @@ class Answers:
         banner: Callable[[], list[str]],
         wake: Callable[[], None],
         stop: Callable[[], None],
+        exports: ExportKeeper,
     ) -> None:
-        self._db, self._paths, self._offer = db, paths, offer
+        self._db, self._paths, self._offer, self._exports = db, paths, offer, exports
         self._banner, self._wake, self._stop = banner, wake, stop
         self._started_at = time.time()
         self._operations: dict[str, Callable[[Mapping[str, Any]], Any]] = {
@@ -56,6 +58,8 @@ class Answers:
             "forget_model": lambda request: self._offer.forget(_text(request, "name")),
             "recommend": self.recommend,
             "handover": self.handover,
+            "export": self.export,
+            "export_state": lambda request: self._exports.state(_text(request, "run_id")),
             "status": lambda _: self.status(),
             "stop": lambda _: self.stop(),
         }
@@ -155,6 +159,16 @@ class Answers:
             "recipe_json": json.dumps(recipe_json(facts, recipe, measurement or {}, environment), indent=2),
             "code": recipe_code(subject, recipe, measurement),
         }
+
+    def export(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Have the winner of a finished run made into a folder to download; where it stands now."""
+        if (refusal := self.disk_problem()) is not None:
+            raise HubUnavailable(f"nothing can be exported: {refusal}")
+        recipe = json.loads(self.handover(request)["recipe_json"])
+        source = str(recipe["run"].get("source") or "")
+        self._offer.refuse_code(source)
+        # What a model of this kind needs was allowed at the machine itself, or the line above has refused it.
+        return self._exports.ask(_text(request, "run_id"), recipe, allow_code=bool(source))
 
     def status(self) -> dict[str, Any]:
         """Health in plain values; `banner` is empty when all is well."""

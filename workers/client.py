@@ -17,6 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hybrid_core.errors import HubUnavailable, InvalidInput
@@ -134,6 +135,29 @@ class Client:
     def handover(self, run_id: str) -> dict[str, Any]:
         """The winner to take away: {"recipe_json", "code"}."""
         return dict(self._ask({"op": "handover", "run_id": run_id}))
+
+    def export(self, run_id: str) -> dict[str, Any]:
+        """Have the winner's folder made for download; asking again changes nothing. Where it stands: see below."""
+        return dict(self._ask({"op": "export", "run_id": run_id}))
+
+    def export_state(self, run_id: str) -> dict[str, Any]:
+        """Where a download stands: {"state", "phase", "reason", "bytes", "max_bytes", "path"}; state "" for none.
+
+        States are waiting, working, ready, too_large and failed.
+        """
+        return dict(self._ask({"op": "export_state", "run_id": run_id}))
+
+    def read_export(self, run_id: str) -> bytes:
+        """The finished download, a zip.
+
+        Raises:
+            HubUnavailable: it is not there.
+        """
+        found = self.export_state(run_id)
+        try:
+            return Path(found["path"] or "/nonexistent").read_bytes()
+        except OSError as error:
+            raise HubUnavailable(f"the download of run {run_id} is not there; prepare it again") from error
 
     def status(self) -> dict[str, Any]:
         """Health of the hub: pid, uptime, queue, catalog state and a banner sentence or ""."""

@@ -24,6 +24,7 @@ from workers.brought import BroughtKeeper
 from workers.catalog import CatalogKeeper
 from workers.code_policy import CodePolicy
 from workers.devices import DeviceWatch, GpuSampler
+from workers.exports import ExportKeeper
 from workers.fitting import DeviceMemory
 from workers.nvml import NvmlDriver
 from workers.offer import Offer
@@ -78,11 +79,12 @@ class HubService:
         self._wake, self._leave = threading.Event(), threading.Event()
         policy = CodePolicy(paths)
         self._brought = BroughtKeeper(self._db, paths, programs.inspect, policy, self._wake.set)
+        self._exports = ExportKeeper(paths, programs.export, self._wake.set)
         self._supervisor = Supervisor(self._db, paths, programs, self._ingest.drain, policy.refusal_of_source)
         self._cancels_runs = False
         self._last_error = ""
         offer = Offer(self._catalog, self._brought, policy, DeviceMemory(self._nvml))
-        self._answers = Answers(self._db, paths, offer, self._banner, self._wake.set, self._stop)
+        self._answers = Answers(self._db, paths, offer, self._banner, self._wake.set, self._stop, self._exports)
         self._scheduler = build_scheduler(self._jobs())
 
     def run(self) -> int:
@@ -111,6 +113,7 @@ class HubService:
             self._catalog.tick()
             self._supervisor.tick()
             self._brought.tick()
+            self._exports.tick()
             self._last_error = ""
         except HybridError as error:
             if str(error) != self._last_error:
@@ -167,6 +170,7 @@ class HubService:
         self._catalog.end()
         with contextlib.suppress(HybridError):  # a full disk must not keep the hub from ending
             self._brought.end()
+        self._exports.end()
         if self._cancels_runs:
             self._supervisor.stop_all("cancelled because the hub was stopped")
         self._ingest.drain()

@@ -44,6 +44,15 @@ class Offer:
         built = self._catalog.get_if_ready()
         return None if built is None else self._merged(built)
 
+    def refuse_code(self, source: str) -> None:
+        """Nothing, unless the registration of a brought model is of code that is not allowed now.
+
+        Raises:
+            InvalidInput: it is; the sentence says how to allow it.
+        """
+        if (reason := self._policy.refusal_of_source(source)) is not None:
+            raise InvalidInput(reason)
+
     def check(self, config: Any) -> Submission:
         """What a submitted configuration means on this machine now.
 
@@ -52,8 +61,7 @@ class Offer:
         """
         catalog = self.catalog()
         checked = check_submission(config, catalog)
-        if (reason := self._policy.refusal_of_source(checked.subject.source)) is not None:
-            raise InvalidInput(reason)
+        self.refuse_code(checked.subject.source)
         model, device = find_model(catalog, checked.config.model), find_device(catalog, checked.config.device)
         refuse_what_does_not_fit(model, checked.subject.size, device, self._memory)
         return checked

@@ -59,6 +59,7 @@ class Programs:
     measure: tuple[str, ...] = (sys.executable, "-m", "workers.measure_process")
     catalog: tuple[str, ...] = (sys.executable, "-m", "workers.catalog_process")
     inspect: tuple[str, ...] = (sys.executable, "-m", "workers.inspect_process")
+    export: tuple[str, ...] = (sys.executable, "-m", "workers.export_process")
 
 
 @dataclass

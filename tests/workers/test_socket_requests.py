@@ -157,7 +157,7 @@ def test_a_full_disk_refuses_new_runs_with_the_figure_and_answers_on(tmp_path, m
     from workers.answers import Answers
     from workers.paths import DataPaths
 
-    answers = Answers(None, DataPaths(tmp_path), None, list, None, None)
+    answers = Answers(None, DataPaths(tmp_path), None, list, None, None, None)
     assert answers.disk_problem() is None
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 5 << 20})())
     assert answers.disk_problem().startswith(f"read-only: 5 MB are free beside {tmp_path}, 200 are needed")

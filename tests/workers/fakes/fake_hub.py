@@ -23,6 +23,7 @@ def programs():
         measure=(*fake("fake_measure"), os.environ["HYBRID_DATA_DIR"]),
         catalog=fake("fake_catalog"),
         inspect=(*fake("fake_inspect"), os.environ["HYBRID_DATA_DIR"]),
+        export=(*fake("fake_export"), os.environ["HYBRID_DATA_DIR"]),
     )
     is_real = "REAL_INSPECTION" in os.environ
     return replace(fakes, inspect=Programs().inspect, measure=Programs().measure) if is_real else fakes

@@ -4,7 +4,7 @@ from typing import Any
 
 import streamlit as st
 
-from pages.components import charts, details, tables
+from pages.components import charts, details, handover, tables
 from pages.components.cards import TERMINAL, state_badge_line, verdict_sentence
 from pages.components.hub import find_run, query
 from pages.components.states import asked_for, come_in_through_app, empty, guard, run_from_address, unknown_run
@@ -66,6 +66,6 @@ else:
             details.candidate(run, trials)
     if run["state"] == "finished":
         with guard("what to take away"):
-            details.take_away(run_id)
+            handover.take_away(run_id)
     with guard("how it was searched"):
         details.search(run, result)

@@ -1,4 +1,4 @@
-"""The parts of a result: the winner with its intervals, one candidate up close, the recipe, how it was searched."""
+"""The parts of a result: the winner with its intervals, one candidate up close, how it was searched."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pages.components.format import (
     sentence,
     verdict_word,
 )
-from pages.components.hub import hub, query
+from pages.components.hub import query
 from pages.components.quality_figures import quality_figures
 from pages.components.states import asked_for
 
@@ -81,20 +81,6 @@ def candidate(run: Row, trials: Sequence[Row]) -> None:
     for change in trial.get("changes") or []:
         st.markdown(f"- {plain(change, 500)}")
     _samples(measurement, stored.get("environment") or measurement.get("environment"))
-
-
-def take_away(run_id: str) -> None:
-    """The winner as a recipe and as code."""
-    st.subheader("Take it away")
-    made = hub().handover(run_id)
-    code, recipe = str(made.get("code") or ""), str(made.get("recipe_json") or "")
-    as_code, as_recipe = st.tabs(["Python", "Recipe (JSON)"])
-    with as_code:
-        st.code(code, language="python")
-        st.download_button("Download code", code, "optimized_model.py", "text/x-python", on_click="ignore")
-    with as_recipe:
-        st.code(recipe, language="json")
-        st.download_button("Download recipe", recipe, "recipe.json", "application/json", on_click="ignore")
 
 
 def search(run: Row, result: Row) -> None:

@@ -479,6 +479,7 @@ class FakeClient:
     submissions: dict[str, dict[str, Any]] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
     brought: dict[str, dict[str, Any]] = field(default_factory=dict)
+    exports: dict[str, dict[str, Any]] = field(default_factory=dict)
     allows_code: bool = False
     gpus: int = 0
     is_down: bool = False
@@ -550,6 +551,20 @@ class FakeClient:
         recipe = Recipe.from_key(self.runs[run_id]["winner_key"]).to_dict()
         code = f"from hybrid_core import apply_recipe\n\nrecipe = {recipe!r}\nprint(apply_recipe, recipe)\n"
         return {"recipe_json": json.dumps({"format": 1, "recipe": recipe}, indent=2), "code": code}
+
+    def export(self, run_id: str) -> dict[str, Any]:
+        self._check()
+        self.exports[run_id] = {"state": "working", "phase": "building"}
+        return self.export_state(run_id)
+
+    def export_state(self, run_id: str) -> dict[str, Any]:
+        self._check()
+        nothing = {"state": "", "phase": "", "reason": "", "bytes": 0, "path": "", "max_bytes": 64 << 20}
+        return {**nothing, "run_id": run_id, **self.exports.get(run_id, {})}
+
+    def read_export(self, run_id: str) -> bytes:
+        self._check()
+        return b"zip of " + run_id.encode()
 
     def status(self) -> dict[str, Any]:
         self._check()

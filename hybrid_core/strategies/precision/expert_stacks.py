@@ -1,9 +1,9 @@
 """Stacks of experts: 3-D parameters that hold most of a mixture model's weights and are no nn.Linear.
 
-A filter on nn.Linear misses them silently. Each stack becomes a torchao int8 tensor (one scale per row of each expert),
-which still gives one expert when it is indexed. Some libraries multiply all experts at once with kernels that refuse
-such tensors; where the model can switch to one expert at a time it is switched. What runs is compared with the same
-rounded weights in float32, because an operator that ignores the scales would not fail, it would be wrong.
+A filter on nn.Linear misses them silently. torchao rounds each stack (one scale per row of each expert) and an
+`Int8Stack` takes its place. Libraries that multiply all experts at once would widen a whole stack for that, so a model
+that can switch to one expert at a time is switched. What runs is compared with the same rounded weights in float32:
+code that reads the stack in a way that nobody thought of must not be wrong in silence.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_core.strategies.base import Situation, list_briefly, run_example, tensors_in
+from hybrid_core.strategies.precision.int8_stack import Int8Stack
 from hybrid_core.strategies.precision.linear_layers import is_stack
 from hybrid_core.strategies.precision.proof import first_line
-from hybrid_core.strategies.precision.torchao_library import int8_tensor
+from hybrid_core.strategies.precision.torchao_library import int8_rows
 
 # The same weights in another form: only the order of additions may differ.
 SAME = 1e-3
@@ -25,7 +26,8 @@ SAME = 1e-3
 
 def find_stacks(model: nn.Module) -> list[str]:
     """Names of the float32 parameters that are stacks of matrices."""
-    return [n for n, p in model.named_parameters() if p.dtype == torch.float32 and p.dim() == 3 and is_stack(model, n)]
+    plain = {n: p for n, p in model.named_parameters() if type(p) is nn.Parameter and p.dtype == torch.float32}
+    return [name for name, parameter in plain.items() if parameter.dim() == 3 and is_stack(model, name)]
 
 
 def quantize_stacks(model: nn.Module, situation: Situation) -> tuple[str, ...]:
@@ -34,27 +36,29 @@ def quantize_stacks(model: nn.Module, situation: Situation) -> tuple[str, ...]:
     if not names:
         return ()
     original = {name: model.get_parameter(name) for name in names}
-    rounded = {name: int8_tensor(parameter) for name, parameter in original.items()}
-    _put(model, {name: tensor.dequantize() for name, tensor in rounded.items()})  # type: ignore[operator]
-    expected = tensors_in(run_example(model, situation))
+    rounded = {name: Int8Stack(*int8_rows(parameter)) for name, parameter in original.items()}
+    _put(model, {name: stack.widened() for name, stack in rounded.items()})
+    with torch.inference_mode():
+        expected = tensors_in(run_example(model, situation))
     _put(model, rounded)
-    switched = ""
+    undo = _switch_to_single_experts(model)
     why = _differs(model, situation, expected)
-    one_by_one = _switch_to_single_experts(model) if why else None
-    if one_by_one is not None:
-        why, switched = _differs(model, situation, expected), "; experts are multiplied one at a time"
+    if why and undo is not None:
+        undo()
+        undo, why = None, _differs(model, situation, expected)
     if why:
         _put(model, original)
-        if one_by_one is not None:
-            one_by_one()
         return (f"left {len(names)} stacks of experts in float32 ({list_briefly(names)}): {why}",)
     saved = sum(parameter.numel() * 3 for parameter in original.values()) / 1e6
+    switched = "" if undo is None else "; experts are multiplied one at a time"
     return (f"stored {len(names)} stacks of experts as int8, {saved:.2f} MB less ({list_briefly(names)}){switched}",)
 
 
 def _differs(model: nn.Module, situation: Situation, expected: list[Tensor]) -> str | None:
+    """Why the model does not answer as `expected`; tried in inference mode, which is how it will be used."""
     try:
-        found = tensors_in(run_example(model, situation))
+        with torch.inference_mode():
+            found = tensors_in(run_example(model, situation))
     except Exception as error:  # tensor subclasses are refused in as many ways as there are operators
         return f"the model's own code cannot use int8 experts, {first_line(error)}"
     pairs = [(a.double(), b.double()) for a, b in zip(expected, found, strict=True) if a.is_floating_point()]

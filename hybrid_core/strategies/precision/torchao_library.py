@@ -27,19 +27,13 @@ def without_torchao(setting: str) -> str | None:
     return None
 
 
-def int8_tensor(weight: Tensor) -> Tensor:
-    """A torchao tensor of the same shape: int8 values with one scale per row of the last two dimensions."""
+def int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 values of a matrix, or a stack of them, and the scale of each row; symmetric around zero."""
     _import_quietly()
     from torchao.quantization import Int8Tensor, PerRow
 
-    quantized: Tensor = Int8Tensor.from_hp(weight.detach(), PerRow())
-    return quantized
-
-
-def int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 values of a matrix and the scale of each row, symmetric around zero."""
-    quantized = int8_tensor(weight)
-    return quantized.qdata, quantized.scale  # type: ignore[attr-defined]
+    quantized = Int8Tensor.from_hp(weight.detach(), PerRow())
+    return quantized.qdata, quantized.scale
 
 
 def int4_groups(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,9 @@ from torch.nn.functional import linear as product
 from hybrid_core.measurement.memory import weight_bytes
 from hybrid_core.records import Workload
 from hybrid_core.strategies.base import Situation
+from hybrid_core.strategies.precision import torchao_library
 from hybrid_core.strategies.precision.expert_stacks import find_stacks
+from hybrid_core.strategies.precision.int8_stack import Int8Stack
 from hybrid_core.strategies.registry import get_strategy
 
 STRATEGY = get_strategy("quantization")
@@ -67,19 +69,44 @@ def test_stacks_are_int8_and_answer_with_their_rounded_weights():
     assert (found - expected).norm() < 0.005 * expected.norm()  # the router is int8 as well
     assert (found - before).norm() > 0
     scales = 4 * EXPERTS * (INNER + OUTER) + 4 * EXPERTS
-    zeros = EXPERTS * (INNER + OUTER)
-    assert weight_bytes(applied.model) <= STACK_BYTES // 4 + EXPERTS * OUTER + scales + zeros + 4 * EXPERTS
+    assert weight_bytes(applied.model) <= STACK_BYTES // 4 + EXPERTS * OUTER + scales + 4 * EXPERTS
     assert "stored 2 stacks of experts as int8" in applied.changes[1]
 
 
 def test_a_copy_of_a_model_with_int8_experts_answers_alike():
     changed = apply("int8_weight_only", Mixture()).model
-    with torch.no_grad():
+    with torch.inference_mode():
         assert torch.equal(copy.deepcopy(changed)(inputs()), changed(inputs()))
 
 
-def test_stacks_that_are_multiplied_at_once_are_left_and_the_share_is_told():
-    model = Mixture(one_by_one=False).eval()
+def test_stacks_that_are_multiplied_at_once_answer_like_single_experts():
+    single, together = (apply("int8_weight_only", Mixture(one)).model for one in (True, False))
+    with torch.inference_mode():
+        assert torch.allclose(single(inputs(5)), together(inputs(5)), atol=1e-5)
+
+
+def test_a_stack_reads_as_its_rounded_weights_however_it_is_read():
+    stack = nn.Parameter(torch.randn(5, 6, 7, generator=torch.Generator().manual_seed(3)), requires_grad=False)
+    small = Int8Stack(*torchao_library.int8_rows(stack))
+    plain, many = small.widened(), torch.tensor([4, 0, 0])
+    assert (plain - stack).abs().max() < stack.abs().max() / 127
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            for index in (2, torch.tensor(3), many, slice(1, 3), (1, slice(None), 2)):
+                assert torch.equal(small[index], plain[index]), index
+            assert torch.equal(small.transpose(-2, -1) @ torch.ones(6, 2), plain.transpose(-2, -1) @ torch.ones(6, 2))
+            assert torch.equal(small.mT, plain.mT) and all(map(torch.equal, small.unbind(0), plain.unbind(0)))
+            assert torch.equal(torch.einsum("eoi->ei", small), torch.einsum("eoi->ei", plain))
+            assert type(small.clone()) is Int8Stack and torch.equal(copy.deepcopy(small).widened(), plain)
+
+
+def test_stacks_that_the_code_cannot_read_are_left_and_the_share_is_told():
+    class Peeking(Mixture):
+        def forward(self, x):
+            assert type(self.up) is nn.Parameter
+            return super().forward(x)
+
+    model = Peeking().eval()
     applied = apply("int8_weight_only", model)
     told = " ".join(applied.changes)
     assert "left 2 stacks of experts in float32" in told and "stacks of experts (3-D parameters)" in told
@@ -97,13 +124,35 @@ def test_a_model_that_can_multiply_one_expert_at_a_time_is_switched():
     assert weight_bytes(applied.model) < weight_bytes(model) / 3
 
 
-def test_a_switch_that_does_not_help_is_put_back():
+def test_a_switch_that_breaks_the_model_is_put_back():
     class Stubborn(Mixture):
         def forward(self, x):
-            return torch.einsum("bi,eoi->bo", x, self.up) + self.router(x).sum() + 0 * self.down.sum()
+            if self.config._experts_implementation == "eager":
+                raise ValueError("no such implementation")
+            return super().forward(x)
 
-    applied = apply("int8_weight_only", Stubborn(switchable=True))
+    applied = apply("int8_weight_only", Stubborn(one_by_one=False, switchable=True))
     assert applied.model.config._experts_implementation == "batched"
+    assert "stored 2 stacks" in applied.changes[1] and "one at a time" not in applied.changes[1]
+
+
+def test_the_experts_of_a_transformers_mixture_are_stored():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.DeepseekV3Config(
+        vocab_size=64, hidden_size=32, intermediate_size=64, moe_intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, n_routed_experts=8, num_experts_per_tok=2, n_group=2,
+        topk_group=1, q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8, v_head_dim=16, qk_nope_head_dim=16,
+        first_k_dense_replace=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.DeepseekV3ForCausalLM(config).eval()
+    ids = torch.arange(12).reshape(1, 12)
+    situation = Situation((ids,), lambda m, i: m(*i, use_cache=False).logits, Workload("forward", "forward", 1))
+    applied = STRATEGY.apply("int8_weight_only", copy.deepcopy(model), situation)
+    with torch.inference_mode():
+        expected, found = situation.call(model, (ids,)), situation.call(applied.model, (ids,))
+    assert (found - expected).norm() < 0.05 * expected.norm()
+    assert weight_bytes(applied.model) < weight_bytes(model) / 3
 
 
 @pytest.mark.parametrize("setting", ["int8_dynamic", "float16", "int8_keep_ends"])

@@ -1,0 +1,87 @@
+"""A stack of matrices as one tensor of int8 values and scales, which model code can use where a parameter stood.
+
+Asked for experts by index it widens those alone; any other operator gets the whole stack widened for the call, so an
+operator can be slow and never wrong. torchao's own int8 tensor is not used for this: it is refused under
+`torch.inference_mode`, ignores scales when it is indexed by a tensor, and has no products of whole stacks.
+Source: https://docs.pytorch.org/docs/stable/notes/extending.html (tensor subclasses).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+# What only moves or copies keeps the form; the rest is computed in floating point.
+_KEEPING = (torch.ops.aten.detach.default, torch.ops.aten.clone.default, torch.ops.aten.alias.default)
+
+# Inference mode cannot make views of a tensor without memory, so a view is one of the widened stack.
+_VIEW_NAMES = (
+    "select transpose permute view reshape unbind unsqueeze squeeze flatten unflatten split chunk narrow expand"
+)
+_VIEWS = {
+    Tensor.__getitem__,
+    Tensor.mT.__get__,  # type: ignore[attr-defined]
+    *(getattr(Tensor, name) for name in _VIEW_NAMES.split()),
+    *(getattr(torch, name) for name in _VIEW_NAMES.split() if hasattr(torch, name)),
+}
+
+
+class Int8Stack(Tensor):
+    """`integers` (stack, rows, columns) int8 and `scale` (stack, rows, 1); reads as their product in `scale`'s type."""
+
+    integers: Tensor
+    scale: Tensor
+
+    @staticmethod
+    def __new__(cls, integers: Tensor, scale: Tensor) -> Int8Stack:
+        """A wrapper without memory of its own."""
+        made: Int8Stack = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, integers.shape, dtype=scale.dtype, device=integers.device, requires_grad=False
+        )
+        return made
+
+    def __init__(self, integers: Tensor, scale: Tensor) -> None:
+        self.integers, self.scale = integers, scale
+
+    def widened(self) -> Tensor:
+        """The whole stack as a plain tensor."""
+        return self.integers * self.scale
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"Int8Stack(shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["integers", "scale"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict[str, Tensor], facts: Any, size: Any, stride: Any) -> Int8Stack:
+        return Int8Stack(inner["integers"], inner["scale"])
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """`stack[index]` widens what is asked for; tuples reach into rows and columns and take the long way."""
+        if func is Tensor.__getitem__ and type(args[0]) is cls and not isinstance(args[1], tuple):
+            return args[0].integers[args[1]] * args[0].scale[args[1]]
+        if func in _VIEWS and type(args[0]) is cls:
+            args = (args[0].widened(), *args[1:])
+        # Not super(), which would dress plain results up as stacks without values.
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _KEEPING:
+            return Int8Stack(func(args[0].integers), func(args[0].scale))
+        if func is torch.ops.aten._to_copy.default and (kwargs or {}).get("dtype") in (None, args[0].dtype):
+            where = {"device": (kwargs or {}).get("device")}
+            return Int8Stack(func(args[0].integers, **where), func(args[0].scale, **where))
+        plain_args, plain_kwargs = tree_map(lambda t: t.widened() if type(t) is cls else t, (args, kwargs or {}))
+        return func(*plain_args, **plain_kwargs)

@@ -8,11 +8,15 @@ import torch
 from torch import nn
 
 from hybrid_core.errors import InvalidInput, StrategyUnsupported
+from hybrid_core.measurement.compiling import read_counts
+from hybrid_core.models.deepseek import SHAPES, DeepSeek
 from hybrid_core.models.parts.blocks import GrowingCache
 from hybrid_core.models.parts.decoder import decode, generate
+from hybrid_core.models.parts.latent_attention import LatentWidths
 from hybrid_core.models.registry import get_entry
 from hybrid_core.records import Workload
 from hybrid_core.strategies.base import Situation, tensors_in
+from hybrid_core.strategies.kernels.compilation import no_compiler_reason
 from hybrid_core.strategies.pooling.quantized_cache import QuantizedCache, QuantizedRows
 from hybrid_core.strategies.pooling.static_step import StepCache
 from hybrid_core.strategies.registry import get_strategy
@@ -165,6 +169,30 @@ def test_one_compiled_graph_serves_every_step():
     found = decode(model, *inputs)
     assert len(graphs) == 2  # the context and the step
     torch.testing.assert_close(found, decode(model_of("llama"), *inputs), rtol=1e-3, atol=1e-3)
+
+
+def test_absorbed_attention_in_a_fixed_step_compiles_into_two_graphs():
+    """With the real compiler, on the smallest DeepSeek that has no experts (their dispatch depends on the data)."""
+    if (reason := no_compiler_reason("cpu")) is not None:
+        pytest.skip(reason)
+    torch.manual_seed(0)
+    widths = LatentWidths(heads=2, latent=16, plain=8, rope=4, value=8)
+    shape = dataclasses.replace(
+        SHAPES["tiny"], dim=16, layers=1, dense_layers=1, hidden=16, vocabulary=16, attention=widths, max_length=32
+    )
+    plain = DeepSeek(shape).eval().requires_grad_(False)
+    inputs = (tokens_of(1, 7) % 16, tokens_of(1, 4, seed=1) % 16)
+    situation = Situation(inputs, lambda m, i: decode(m, *i), Workload("decode", "decode", 1, 7, 4))
+    model, before = copy.deepcopy(plain), read_counts()
+    for strategy, setting in (("attention_fusion", "mla_absorb"), ("memory_pooling", "static_step"),
+                              ("kernel_fusion", "compile")):  # fmt: skip
+        model = get_strategy(strategy).apply(setting, model, situation).model
+    torch.testing.assert_close(decode(model, *inputs), decode(plain, *inputs), rtol=1e-3, atol=1e-5)
+    assert (read_counts().since(before).graphs, read_counts().since(before).breaks) == (2, 0)
+    with pytest.raises(Exception, match="index"):  # a compiled write beyond the buffers is an error, not an overwrite
+        cache = model.cache_factory(1, 9)
+        for start in range(0, 12, 1):
+            model(torch.full((1, 1), start), cache=cache)
 
 
 # ---- quantized_cache

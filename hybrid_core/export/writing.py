@@ -1,7 +1,7 @@
 """Writing the folder: the model is built and optimized once more, and what came out is what is stored.
 
 A module that holds a package of its own (an AOTInductor library, an ONNX or OpenVINO model) offers it through
-`export_files() -> {file name: bytes or path}`; this is the only thing asked of it.
+`export_files() -> {file name: bytes or path}`; a compiled library may be named by an attribute `package_path` instead.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from hybrid_core.export.weights import write_weights
 from hybrid_core.measurement.guards import restored_state
 
 _PACKAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,90}", re.ASCII)
+LIBRARY = "model.pt2"
 Told = Callable[[str], None]
 
 
@@ -74,12 +75,18 @@ def _fill(folder: Path, source: Source, scratch: Path | None, tell: Told) -> Non
     files.write_manifest(folder)
 
 
+def _offered_by(module: nn.Module) -> dict[str, bytes | str | Path]:
+    """What a module offers to take along; a compiled library may also be named by `package_path`."""
+    offers, path = getattr(module, "export_files", None), getattr(module, "package_path", None)
+    library: dict[str, bytes | str | Path] = {LIBRARY: path} if isinstance(path, str | Path) else {}
+    return library | (dict(offers()) if callable(offers) else {})
+
+
 def _write_packages(folder: Path, model: nn.Module) -> list[str]:
     """Write what the modules offer; returns the names inside the folder."""
     names: list[str] = []
     for module in model.modules():
-        offered = getattr(module, "export_files", None)
-        for name, content in (offered() if callable(offered) else {}).items():
+        for name, content in _offered_by(module).items():
             if not _PACKAGE_NAME.fullmatch(name) or name in names:
                 raise InvalidInput(f"{type(module).__name__} offers the file {name!r:.80} twice or under no plain name")
             (folder / files.PACKAGE_FOLDER).mkdir(exist_ok=True)

@@ -24,6 +24,7 @@ from hybrid_core.export import files as files_module
 from hybrid_core.export.loading import StoredWeightsUsed, read_folder
 from hybrid_core.export.state import put_in_place, tensors_of
 from hybrid_core.handover import recipe_json
+from hybrid_core.models.brought.inspection import inspect
 from hybrid_core.models.registry import get_entry
 from hybrid_core.records import Recipe, Subject, Workload, to_json
 
@@ -173,11 +174,29 @@ def test_a_module_of_ones_own_is_exported_and_needs_the_same_module_to_load(tmp_
         load_folder(made, nn.Sequential(nn.Linear(16, 9), nn.ReLU(), nn.Linear(9, 4)))
 
 
-def test_packages_come_along_by_the_one_method_that_is_asked_for(tmp_path, monkeypatch):
+def test_a_model_that_somebody_brought_is_exported_and_its_own_file_is_needed_to_load(tmp_path):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    path = tmp_path / "mine.pt2"
+    torch.export.save(torch.export.export(module, (torch.randn(4, 6),)), path)
+    brought = inspect({"kind": "exported", "path": str(path), "name": "mine"})
+    size, recipe = brought.sizes[0], Recipe.from_dict({"quantization": "bfloat16"})
+    subject = Subject("mine", size, brought.workloads(size)[0], source=brought.registration.to_text())
+    made = export_folder(tmp_path / "f", recipe_json(to_json(subject), recipe, {}, {}))
+    loaded = load_folder(made)
+    given = torch.ones(4, 6)
+    found, expected = loaded(given), module(given)
+    assert 0 < (found - expected).abs().max() < 0.05
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(InvalidInput, match="changed since it was brought in"):
+        load_folder(made)
+
+
+def test_packages_come_along_by_export_files_or_by_the_path_of_an_aot_library(tmp_path, monkeypatch):
     class Packaged(nn.Module):
         def __init__(self, path):
             super().__init__()
-            self.path = path
+            self.path, self.package_path = path, path
 
         def export_files(self):
             return {"model.onnx": b"graph", "weights.bin": self.path}
@@ -188,9 +207,10 @@ def test_packages_come_along_by_the_one_method_that_is_asked_for(tmp_path, monke
     writing._write_packages(tmp_path, nn.Sequential(Packaged(tmp_path / "some")))
     assert (tmp_path / "package/model.onnx").read_bytes() == b"graph"
     assert (tmp_path / "package/weights.bin").read_bytes() == b"numbers"
+    assert (tmp_path / "package/model.pt2").read_bytes() == b"numbers"
     monkeypatch.setattr(Packaged, "export_files", lambda self: {"../out": b""})
     with pytest.raises(InvalidInput, match="no plain name"):
-        writing._write_packages(tmp_path, Packaged(tmp_path))
+        writing._write_packages(tmp_path, Packaged(tmp_path / "some"))
 
 
 def test_the_card_has_figures_with_intervals_and_nothing_from_outside_becomes_markup(folder):

@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hybrid_core.errors import InvalidInput
 from hybrid_core.handover import recipe_code, recipe_from_json, recipe_json
+from hybrid_core.models.brought.inspection import inspect
+from hybrid_core.models.registry import get_entry
 from hybrid_core.records import Recipe, Subject, Workload
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,6 +98,30 @@ def test_the_code_runs_in_a_fresh_interpreter_and_prints_the_difference(pasted):
     difference = float(done.stdout.split("untouched model: ")[1].split()[0])
     assert 0 < difference < 0.8
     assert "optimized is ready: {'quantization': 'bfloat16'}" in done.stdout
+
+
+def test_the_code_of_a_recipe_of_several_steps_and_of_a_decode_runs():
+    """A decode's call is more than `model(*inputs)`, and its attention was written out before it was fused."""
+    workload = next(w for w in get_entry("llama").workloads("tiny") if w.kind == "decode")
+    recipe = Recipe.from_dict({"attention_fusion": "sdpa", "kernel_fusion": "fold", "memory_pooling": "static_cache"})
+    done = run_code(recipe_code(Subject("llama", "tiny", workload), recipe, FACTS | {"max_abs_error": 1e-5}))
+    assert done.returncode == 0, done.stderr
+    assert f"optimized is ready: {recipe.to_dict()}" in done.stdout
+
+
+def test_the_code_of_a_model_that_somebody_brought_builds_that_model(tmp_path):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    path = tmp_path / "it's mine.pt2"
+    torch.export.save(torch.export.export(module, (torch.randn(4, 6),)), path)
+    entry = inspect({"kind": "exported", "path": str(path), "name": "mine"})
+    size = entry.sizes[0]
+    subject = Subject("mine", size, entry.workloads(size)[0], source=entry.registration.to_text())
+    code = recipe_code(subject, BFLOAT16, FACTS)
+    done = run_code(code)
+    assert done.returncode == 0 and "optimized is ready" in done.stdout, done.stderr
+    path.write_bytes(path.read_bytes() + b" ")
+    assert "changed since it was brought in" in run_code(code).stderr
 
 
 def test_the_code_refuses_a_model_that_differs_more_than_what_was_measured():

@@ -36,7 +36,7 @@ from hybrid_core.records import (
 )
 
 FRESH_INPUTS = 3
-# Two runs on one machine differ by more than either interval says; see the noise floors in docs/measuring.md.
+# Two runs on one machine differ by more than either interval says; see the noise floors in docs/measurement.md.
 BETWEEN_RUNS = 0.05
 RATIOS = {"speed_improvement": "speed", "memory_efficiency": "memory", "accuracy_preservation": "accuracy kept"}
 MAX_QUALITY_SAMPLES = 4096

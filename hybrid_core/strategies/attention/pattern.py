@@ -16,6 +16,7 @@ from torch.fx import Node
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.strategies.attention.scores import (
     SAME,
+    VIEWS,
     Labels,
     Scores,
     as_node,
@@ -111,7 +112,7 @@ def _read_downwards(scores: Scores, softmax: Node, key: str, query: str) -> Atte
         if name == "dropout":
             if user.args[2] and user.args[1]:
                 raise StrategyUnsupported("dropout on the attention probabilities is active; call eval() first")
-        elif name in ("view", "reshape", "_unsafe_view") and user.args[0] is node:
+        elif name in VIEWS and user.args[0] is node:
             if regrouped is not None:
                 raise StrategyUnsupported("the attention probabilities go through two views")
             regrouped = regroup_sizes(node, user, labels, query, key)

@@ -150,9 +150,8 @@ class _Writer:
         elif not isinstance(factor.meta["val"], torch.Tensor):
             self.scale = self._call(symbol, self.scale, factor)
         else:
-            if factor.meta["val"].dim() and (
-                labels != self.scores.product_labels or labels[-2] != self.found.query_label
-            ):
+            plain = (*batch_labels(len(labels)), self.found.query_label, self.found.key_label)
+            if factor.meta["val"].dim() and labels != plain:  # the query has its dimensions in the plain order
                 raise StrategyUnsupported("the scores are scaled by a tensor after they were transposed")
             return self._call(
                 aten.to.dtype, self._call(torch.div if step.flag else torch.mul, query, factor), self.dtype
@@ -164,7 +163,8 @@ class _Writer:
         width, leading = self._length(*self.query, "d"), step.value[:-2]
         if self.mask is not None:
             full = [*self._sizes(query, len(labels) - 2), rows, columns]
-            self.mask = self._call(torch.reshape, self._call(torch.Tensor.expand, self.mask, full), step.value)
+            spread = self._call(torch.Tensor.expand, self.mask, full)
+            self.mask = self._call(torch.reshape, spread, [*leading, rows, columns])
             self.mask_rank = len(step.value)
         query = self._call(torch.reshape, query, [*leading, rows, width])
         key = self._call(torch.reshape, key, [*leading, columns, width])
@@ -257,7 +257,8 @@ class _Writer:
         rank = len(found.out_labels)
         if found.regrouped is not None:
             width = self._length(found.value, found.value_labels, "e")
-            out = self._call(torch.reshape, out, [*found.regrouped[:-1], width])
+            rows = self._length(*self.query, found.query_label)
+            out = self._call(torch.reshape, out, [*found.regrouped[:-2], rows, width])
         plain = (*batch_labels(rank), found.query_label, "e")
         order = [plain.index(s) for s in found.out_labels]
         return out if order == sorted(order) else self._call(aten.permute.default, out, order)

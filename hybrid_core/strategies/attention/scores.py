@@ -22,6 +22,7 @@ from hybrid_core.errors import StrategyUnsupported
 # A score filled with less than this is certainly zero after softmax; a larger one is part of the arithmetic.
 FILLED_AWAY = -1e4
 SAME = {"contiguous", "clone", "alias", "detach", "detach_", "to", "_to_copy", "type_as", "lift_fresh_copy"}
+VIEWS = ("view", "reshape", "_unsafe_view", "flatten", "unflatten")
 Labels = tuple[str, ...]
 
 
@@ -208,7 +209,7 @@ def grouped_labels(node: Node) -> Callable[[str, str], Labels]:
 
 
 def _is_layout(name: str) -> bool:
-    return name in ("transpose", "permute", "mT", "swapaxes", "swapdims", "view", "reshape", "_unsafe_view")
+    return name in ("transpose", "permute", "mT", "swapaxes", "swapdims") or name in VIEWS
 
 
 def moved_labels(node: Node, source: Node, labels: Labels) -> Labels | None:
@@ -228,12 +229,23 @@ def moved_labels(node: Node, source: Node, labels: Labels) -> Labels | None:
 
 
 def regroup_sizes(source: Node, node: Node, labels: Labels, row: str, column: str) -> list[Any]:
-    """The sizes of a view that only regroups leading dimensions; refuses one that mixes queries or keys in."""
+    """The sizes of a view that only regroups leading dimensions; refuses one that mixes queries or keys in.
+
+    The last two are those of the source and may be None here.
+    """
     before, after = source.meta["val"].shape, node.meta["val"].shape
     keeps_rows = labels == (*batch_labels(len(labels)), row, column) and len(after) >= 3
     if not keeps_rows or not all(sizes_equal(a, b) for a, b in zip(before[-2:], after[-2:], strict=True)):
         raise StrategyUnsupported("a view of the scores mixes the dimensions of queries and keys with others")
+    if op_name(node) == "flatten":
+        return [-1, None, None] if len(after) == 3 else _mixed()
+    if op_name(node) == "unflatten":
+        return [*node.args[2], None, None] if len(before) == 3 else _mixed()  # type: ignore[misc, union-attr]
     return list(node.args[1])  # type: ignore[arg-type]
+
+
+def _mixed() -> list[Any]:
+    raise StrategyUnsupported("a view of the scores regroups some leading dimensions and keeps others")
 
 
 def sizes_equal(one: Any, two: Any) -> bool:

@@ -77,18 +77,22 @@ class AbsorbedCore(nn.Module):
         return self.expanded(q, latent, rope_key, mask)
 
     def absorbed(self, q: Tensor, latent: Tensor, rope_key: Tensor, mask: Tensor | None) -> Tensor:
-        """Nothing is expanded: the heads are rows of one attention with a single wide key."""
+        """Nothing is expanded: the heads are rows of one attention over the latents.
+
+        Written out, because the rows are few: the fused kernel wants key and position as one tensor, and joining them
+        copies the whole cache at every step (3 to 17 % slower when tried).
+        """
         sizes, (batch, heads, new, _) = self.sizes, q.shape
         matrices = self.expand.weight.view(heads, -1, sizes.latent)
         of_keys, of_values = torch.split(matrices, [sizes.plain, sizes.value], dim=1)
         plain, rope = torch.split(q, [sizes.plain, sizes.rope], dim=-1)
-        turned = torch.cat((_per_head(plain, of_keys), rope), dim=-1).reshape(batch, 1, heads * new, -1)
-        both = torch.cat((latent, rope_key), dim=-1)
-        # The CPU's fused kernel wants values as wide as keys; elsewhere the narrow ones do.
-        values = both if both.device.type == "cpu" else latent
-        rows = None if mask is None else _mask_of_rows(mask, heads, new)
-        mixed = functional.scaled_dot_product_attention(turned, both, values, attn_mask=rows, scale=self.scale)
-        return _per_head(mixed[..., : sizes.latent].reshape(batch, heads, new, -1), of_values.transpose(1, 2))
+        turned = _per_head(plain, of_keys).reshape(batch, heads * new, -1)
+        scores = torch.bmm(turned, latent[:, 0].transpose(1, 2))
+        places = rope.reshape(batch, heads * new, -1), rope_key[:, 0].transpose(1, 2)
+        scores = torch.baddbmm(scores, *places, beta=self.scale, alpha=self.scale).view(batch, heads, new, -1)
+        weights = _softmax(scores, mask).reshape(batch, heads * new, -1)
+        mixed = torch.bmm(weights, latent[:, 0]).view(batch, heads, new, -1)
+        return _per_head(mixed, of_values.transpose(1, 2))
 
     def expanded(self, q: Tensor, latent: Tensor, rope_key: Tensor, mask: Tensor | None) -> Tensor:
         """Keys and values of every head, as the untouched module makes them, through the fused kernel."""
@@ -110,9 +114,12 @@ def _per_head(x: Tensor, matrices: Tensor) -> Tensor:
     return rows.view(heads, batch, new, -1).transpose(0, 1)
 
 
-def _mask_of_rows(mask: Tensor, heads: int, new: int) -> Tensor:
-    """A mask for (b, heads, new, all) as one for (b, 1, heads * new, all)."""
-    mask = mask.view((1,) * (4 - mask.dim()) + mask.shape)
-    if mask.shape[1] == 1 and mask.shape[2] == 1:
-        return mask
-    return mask.expand(-1, heads, new, -1).reshape(mask.shape[0], 1, heads * new, -1)
+def _softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax over the last axis, in float32 for narrower types; a mask is added, or True where it lets pass."""
+    wide = torch.float32 if scores.dtype in (torch.bfloat16, torch.float16) else scores.dtype
+    if mask is None or mask.dtype != torch.bool:
+        return torch.softmax(scores if mask is None else scores + mask, dim=-1, dtype=wide).to(scores.dtype)
+    # A row that may look nowhere (padding) mixes nothing, as in the fused kernel; with -inf it would become NaN and
+    # spread through the cache.
+    low = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return torch.softmax(low, dim=-1, dtype=wide).to(scores.dtype).masked_fill(~mask, 0.0)

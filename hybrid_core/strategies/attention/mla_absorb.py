@@ -68,7 +68,7 @@ def use_mla_absorb(model: nn.Module, situation: Situation) -> Applied:
 def _change(names: list[str], sizes: LatentSizes) -> str:
     return (
         f"{len(names)} latent attentions ({list_briefly(names)}) attend to cached latents of {sizes.latent} + "
-        f"{sizes.rope} numbers per token through scaled_dot_product_attention; expanded keys and values would be "
+        f"{sizes.rope} numbers per token without expanding them; keys and values of all heads would be "
         f"{sizes.cached_ratio:.1f} times as many"
     )
 
@@ -76,7 +76,7 @@ def _change(names: list[str], sizes: LatentSizes) -> str:
 def _choice(sizes: LatentSizes, absorbed: int, calls: int) -> str:
     return (
         f"absorbed in {absorbed} of {calls} attention calls of the example; a call with so many new tokens that "
-        "expanding takes fewer multiplications expands as before, through the fused kernel"
+        "expanding takes fewer multiplications expands as before, and then runs scaled_dot_product_attention"
     )
 
 

@@ -66,6 +66,17 @@ def test_both_forms_are_the_written_out_attention(batch, new, mask_of):
         torch.testing.assert_close(form(*inputs, mask), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_row_that_may_look_nowhere_mixes_nothing_instead_of_nan():
+    core = AbsorbedCore(nn.Parameter(noise(SIZES.heads * 28, SIZES.latent)), SIZES, 0.2)
+    inputs = noise(1, 4, 2, 24, seed=1), noise(1, 1, 5, 24, seed=2), noise(1, 1, 5, 8, seed=3)
+    mask = torch.tensor([[True] * 4 + [False], [False] * 5])
+    additive = torch.zeros(2, 5).masked_fill(~mask, -1e30)
+    found = core.absorbed(*inputs, mask)
+    assert not found[:, :, 1].any() and found.isfinite().all()
+    expected = straight_attention(*inputs, additive, core.expand.weight, 0.2)
+    torch.testing.assert_close(found[:, :, 0], expected[:, :, 0], rtol=1e-4, atol=1e-4)
+
+
 def test_every_kind_of_call_gives_the_logits_of_the_untouched_model(deepseek, absorbed):
     for batch, context, new in ((1, 30, 4), (3, 17, 2)):
         inputs = (tokens_of(batch, context, seed=5), tokens_of(batch, new, seed=6))
@@ -201,6 +212,24 @@ def test_transformers_attention_decodes_from_latents_with_the_same_logits(attent
     found, past = read_in_parts(changed, fresh, cuts)
     torch.testing.assert_close(found, read_in_parts(model, fresh, cuts)[0], rtol=1e-4, atol=1e-5)
     assert sum(layer.keys.numel() + layer.values.numel() for layer in past.layers) == 2 * 2 * 18 * (24 + 8)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_transformers_rows_padded_at_the_left_keep_their_logits(attention):
+    model = transformers_deepseek(attention, None)
+    tokens, seen = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(0)), torch.ones(2, 9).long()
+    seen[1, :3] = 0
+
+    def call(model, inputs):
+        first = model(input_ids=inputs[0][:, :8], attention_mask=inputs[1][:, :8], use_cache=True)
+        again = model(input_ids=inputs[0][:, 8:], attention_mask=inputs[1], past_key_values=first.past_key_values)
+        return torch.cat((first.logits, again.logits), 1)
+
+    situation = Situation((tokens, seen), call, Workload("decode", "decode", 2, 8, 1))
+    found = call(STRATEGY.apply("mla_absorb", copy.deepcopy(model), situation).model, (tokens, seen))
+    expected = call(model, (tokens, seen))
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[1, 3:], expected[1, 3:], rtol=1e-4, atol=1e-5)
 
 
 def test_a_larger_deepseek_of_random_weights_agrees_too():

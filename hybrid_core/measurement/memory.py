@@ -5,7 +5,8 @@ weights (which are no tensors at all), and everything else a candidate keeps ali
 collector, so that frozen constants or buffers hidden in a closure are not free. The peak of a call on the CPU is the
 running sum of the profiler's allocator events, which sees kernel scratch that a tensor census misses; on a GPU it is
 the allocator's own peak. Inputs exist before the call and count for neither side. The resident set is a check only:
-freed heap is reused, and below tens of megabytes it shows nothing.
+freed heap is reused, and below tens of megabytes it shows nothing. A module that runs outside PyTorch keeps bytes that
+neither count can see; it says them itself, through `outside_memory`, and the measurement carries how they were found.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -45,6 +46,48 @@ class MemoryUse:
     def peak(self) -> int:
         """Weights and live bytes together: what the model needs."""
         return self.weights + self.live_peak
+
+
+class OutsideMemory(Protocol):
+    """Bytes that no tensor shows: `weights` between calls, `working` on top inside a call."""
+
+    @property
+    def weights(self) -> int:
+        """Held between calls."""
+        ...
+
+    @property
+    def working(self) -> int:
+        """More inside a call, or kept from one call to the next for that."""
+        ...
+
+    @property
+    def found(self) -> str:
+        """How these were found, as a clause: "by the growth of ..."."""
+        ...
+
+
+@runtime_checkable
+class HoldsOutside(Protocol):
+    """A module that keeps weights or activations where PyTorch's allocator does not see them."""
+
+    def outside_memory(self) -> OutsideMemory:
+        """As of now, after the calls so far."""
+        ...
+
+
+def add_outside(model: nn.Module, use: MemoryUse) -> tuple[MemoryUse, tuple[str, ...]]:
+    """`use` with what modules keep outside PyTorch, and a warning for each that says how it was found."""
+    warnings = []
+    for module in model.modules():
+        if isinstance(module, HoldsOutside):
+            outside = module.outside_memory()
+            use = MemoryUse(use.weights + outside.weights, use.live_peak + outside.working, use.reserved_peak)
+            warnings.append(
+                f"{outside.weights / 1e6:.1f} MB held and {outside.working / 1e6:.1f} MB of working memory lie outside "
+                f"PyTorch and were found {outside.found}"
+            )
+    return use, tuple(warnings)
 
 
 def efficiency(baseline: MemoryUse, candidate: MemoryUse) -> Estimate:

@@ -153,7 +153,9 @@ def _measure_memory(contest: Contest) -> tuple[memory.MemoryUse, memory.MemoryUs
     inputs = contest.case.fresh_inputs(contest.case.generator("memory"))
     baseline = memory.live_peak_bytes(contest.case, contest.baseline, clone_tensors(inputs))
     candidate = memory.live_peak_bytes(contest.case, contest.candidate, clone_tensors(inputs))
-    return memory.MemoryUse(contest.baseline_held, *baseline), memory.MemoryUse(held, *candidate)
+    use, warnings = memory.add_outside(contest.candidate, memory.MemoryUse(held, *candidate))
+    contest.warnings.extend(warnings)
+    return memory.MemoryUse(contest.baseline_held, *baseline), use
 
 
 def _measurement(

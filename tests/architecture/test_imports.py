@@ -12,6 +12,7 @@ STDLIB = set(sys.stdlib_module_names)
 PACKAGES = ("hybrid_core", "workers", "storage", "pages")
 CONTRACT = ("hybrid_core.records", "hybrid_core.errors", "hybrid_core.config")
 SCIENCE = ("torch", "numpy", "safetensors", "tqdm", "psutil", "pynvml")
+RUNTIMES = ("onnxruntime", "onnx", "openvino", "nncf")
 LIGHT_ADAPTIVE = ("hybrid_core.adaptive.recommend", "hybrid_core.adaptive.history")
 
 # module prefix -> what it may import beside the standard library and itself; the longest prefix wins
@@ -28,6 +29,8 @@ ALLOWED = {
     "hybrid_core.strategies": (*CONTRACT, *SCIENCE),
     # The libraries of one method each, imported inside functions.
     "hybrid_core.strategies.precision": (*CONTRACT, *SCIENCE, "hybrid_core.strategies", "torchao", "scipy"),
+    # Other runtimes are optional and large: imported inside functions, absent = unavailable with a reason.
+    "hybrid_core.strategies.runtimes": (*CONTRACT, *SCIENCE, "hybrid_core.strategies", *RUNTIMES),
     "hybrid_core.measurement": (*CONTRACT, *SCIENCE),
     "hybrid_core.rl": (*CONTRACT, *SCIENCE),
     "hybrid_core": ("hybrid_core", *SCIENCE),

@@ -1,0 +1,250 @@
+"""Writes the call of a model as an ONNX file that other runtimes read, with sizes left open wherever its code allows.
+
+The call is flattened first: every tensor among the arguments becomes one input, everything else a constant, and nested
+answers are put together again afterwards. A batch of one is exported as a batch of two, because the exporter fixes
+sizes of one; what the export assumes about the sizes stays with the file as a test that each call must pass. Source:
+`torch.export` and `torch.onnx.export(dynamo=True)` of PyTorch 2.13.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, export
+from torch.utils import _pytree as pytree
+
+from hybrid_core.errors import StrategyUnsupported
+from hybrid_core.strategies.base import Situation
+
+PLAIN = (int, float, bool, str, type(None))
+# Larger models do not fit into one file of the format, which ends at two gigabytes.
+ONE_FILE_BYTES = 1_500_000_000
+_LOUD = (
+    "torch.onnx._internal.exporter._registration",
+    "torch._export.non_strict_utils",
+    "torch._subclasses.fake_tensor",
+    "onnxscript",
+    "onnx_ir",
+)
+
+
+@dataclass(frozen=True)
+class CallForm:
+    """How the model is called and answers: the nesting, and the leaves that are no tensors (None where one is)."""
+
+    spec: Any
+    leaves: tuple[Any, ...]
+    out_spec: Any
+    out_leaves: tuple[Any, ...]
+
+    def tensors_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor] | None:
+        """The tensors of a call of this form, None where it is another form."""
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        if spec != self.spec or any(
+            not isinstance(leaf, Tensor) if known is Tensor else leaf != known
+            for leaf, known in zip(leaves, self.leaves, strict=True)
+        ):
+            return None
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    def answer_of(self, tensors: list[Tensor]) -> Any:
+        """The nested answer that holds these tensors."""
+        return pytree.tree_unflatten(_filled(self.out_leaves, tensors), self.out_spec)
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """An ONNX file, the call it was made from, and `fits(tensors)`: whether the graph holds for other sizes."""
+
+    path: Path
+    form: CallForm
+    sizes: tuple[tuple[int, ...], ...]
+    described: str
+    fits: Callable[[list[Tensor]], bool]
+
+
+def record_call(model: nn.Module, situation: Situation) -> tuple[CallForm, tuple[Tensor, ...], list[Tensor]]:
+    """Make the example call; its form, the tensors given to the model (copies) and the tensors it answers.
+
+    Raises:
+        StrategyUnsupported: the workload uses the model otherwise than by calling it, or hands it other objects.
+    """
+    calls: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], answer: Any) -> None:
+        if not calls:
+            calls.append((_copied(args), _copied(kwargs), _copied(answer)))
+
+    hook = model.register_forward_hook(keep, with_kwargs=True)
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            situation.call(model, _copied(situation.example_inputs))
+    finally:
+        hook.remove()
+    if not calls:
+        raise StrategyUnsupported("the workload never calls the model itself, only parts of it: nothing to export")
+    args, kwargs, answer = calls[0]
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    out_leaves, out_spec = pytree.tree_flatten(answer)
+    _refuse_objects(leaves, "is called with")
+    _refuse_objects(out_leaves, "answers with")
+    form = CallForm(spec, _constants(leaves), out_spec, _constants(out_leaves))
+    tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+    return form, tensors, [leaf for leaf in out_leaves if isinstance(leaf, Tensor)]
+
+
+def write_graph(
+    model: nn.Module, form: CallForm, example: tuple[Tensor, ...], folder: Path, *, open_sizes: bool
+) -> GraphFile:
+    """Export the call into `folder`; with `open_sizes` every size above one may change where the code allows it.
+
+    Raises:
+        StrategyUnsupported: the model cannot be exported; the sentence names the first thing in the way.
+    """
+    flat = _FlatCall(model, form)
+    inputs = _doubled(example) if open_sizes else example
+    sizes = tuple({i: Dim.AUTO for i, n in enumerate(t.shape) if n > 1} for t in inputs) if open_sizes else None
+    try:
+        with _quiet(), torch.inference_mode(False), torch.no_grad():
+            program = export(flat, inputs, dynamic_shapes=None if sizes is None else (sizes,), strict=False)
+            fits = _size_test(program, example)
+            written = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True)
+            assert written is not None, "without a file name the export returns the graph"
+            path = folder / ("open.onnx" if open_sizes else "fixed.onnx")
+            held = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+            written.save(path, external_data=held > ONE_FILE_BYTES)
+            # The exporter's rules remember the last graph they saw, and its weights with it: show them another one.
+            torch.onnx.export(nn.Tanh(), (torch.zeros(1),), dynamo=True, verbose=False)
+    except Exception as error:  # user code can fail to export in as many ways as there are programs
+        raise StrategyUnsupported(
+            f"{type(model).__name__} cannot be exported to ONNX ({_first_line(error)}); leave this setting off for it"
+        ) from error
+    return GraphFile(path, form, sizes_of(example), describe_tensors(example), fits)
+
+
+def private_folder(owner: object, scratch: Path | None) -> Path:
+    """A new folder that disappears with `owner`, or with the process."""
+    usable = scratch if scratch is not None and scratch.is_dir() else None
+    folder = Path(tempfile.mkdtemp(prefix="session-", dir=usable))
+    weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def sizes_of(tensors: list[Tensor] | tuple[Tensor, ...]) -> tuple[tuple[int, ...], ...]:
+    """The shape of each."""
+    return tuple(tuple(t.shape) for t in tensors)
+
+
+def describe_tensors(tensors: list[Tensor] | tuple[Tensor, ...]) -> str:
+    """'float32[8, 16], int64[8]'."""
+    return ", ".join(f"{str(t.dtype).removeprefix('torch.')}{list(t.shape)}" for t in tensors) or "no tensor"
+
+
+class _FlatCall(nn.Module):
+    """Tensors in, a tuple of tensors out."""
+
+    def __init__(self, model: nn.Module, form: CallForm) -> None:
+        super().__init__()
+        self.model, self.form = model, form
+        self.eval()
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The model's tensors; an input that is returned as it is becomes a copy."""
+        args, kwargs = pytree.tree_unflatten(_filled(self.form.leaves, list(tensors)), self.form.spec)
+        answer = pytree.tree_leaves(self.model(*args, **kwargs))
+        return tuple(
+            leaf.clone() if any(leaf is t for t in tensors) else leaf for leaf in answer if isinstance(leaf, Tensor)
+        )
+
+
+def _size_test(program: ExportedProgram, example: tuple[Tensor, ...]) -> Callable[[list[Tensor]], bool]:
+    """True for the tensors that the exported graph is valid for: same types, and sizes that its guards allow."""
+    guards: list[str] | None = getattr(program, "_guards_code", None)
+    if guards is None:
+        raise StrategyUnsupported("this version of PyTorch does not say which sizes an export is valid for")
+    shapes = [
+        node.meta["val"].shape for node in program.graph.nodes if node.name in program.graph_signature.user_inputs
+    ]
+    tests = [f"len(a) == {len(example)}"]
+    for i, (tensor, shape) in enumerate(zip(example, shapes, strict=True)):
+        tests.append(f"a[{i}].dim() == {tensor.dim()} and str(a[{i}].dtype) == '{tensor.dtype}'")
+        # The first dimension is taken for a batch, which may be one; elsewhere a size of one would broadcast.
+        tests += [
+            f"a[{i}].size()[{d}] == {n}" if isinstance(n, int) else f"a[{i}].size()[{d}] >= {1 if d == 0 else 2}"
+            for d, n in enumerate(shape)
+        ]
+    tests += [f"({guard.replace(_OWN_NAME, 'a')})" for guard in guards]
+    if any("L[" in test for test in tests):
+        raise StrategyUnsupported("the export is valid only under conditions that cannot be tested at a call")
+    scope: dict[str, Any] = {}
+    exec(f"import math\nimport torch\ndef fits(a):\n    return {' and '.join(tests)}\n", scope)
+    fits: Callable[[list[Tensor]], bool] = scope["fits"]
+    return fits
+
+
+_OWN_NAME = "L['tensors']"
+
+
+def _doubled(example: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    if any(t.dim() == 0 or t.shape[0] != 1 for t in example):
+        return example
+    return tuple(torch.cat((t, t)) for t in example)
+
+
+def _constants(leaves: list[Any]) -> tuple[Any, ...]:
+    return tuple(Tensor if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+
+
+def _filled(leaves: tuple[Any, ...], tensors: list[Tensor]) -> list[Any]:
+    rest = iter(tensors)
+    return [next(rest) if leaf is Tensor else leaf for leaf in leaves]
+
+
+def _refuse_objects(leaves: list[Any], verb: str) -> None:
+    objects = sorted({type(leaf).__name__ for leaf in leaves if not isinstance(leaf, (Tensor, *PLAIN))})
+    if objects:
+        raise StrategyUnsupported(
+            f"the model {verb} {', '.join(objects)}, and a session takes and gives tensors only; choose a workload "
+            "without a cache object"
+        )
+
+
+def _copied(value: Any) -> Any:
+    return pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else copy.copy(leaf), value)
+
+
+def _first_line(error: BaseException) -> str:
+    """What says most in one line: the exporter wraps the cause in a report of many lines."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {(lines or ['no message'])[0]:.160}".rstrip(".")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports each optional part it does not find; an export that fails is a refusal with its reason."""
+    loggers = [logging.getLogger(name) for name in _LOUD]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

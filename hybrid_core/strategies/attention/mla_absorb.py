@@ -22,6 +22,7 @@ from hybrid_core.strategies.attention.absorbed_core import AbsorbedCore, LatentS
 from hybrid_core.strategies.attention.absorbed_transformers import (
     absorb_transformers_attention,
     is_transformers_attention,
+    layers_of_its_own,
     transformers_sizes,
 )
 from hybrid_core.strategies.base import Applied, Method, Setting, Situation, list_briefly, run_example, tensors_in
@@ -41,6 +42,9 @@ def refuse_mla_absorb(model: nn.Module, situation: Situation) -> str | None:
     if not found:
         return "no multi-head latent attention was found (keys and values expanded from one cached latent vector)"
     for name, module in found.items():
+        own = layers_of_its_own(module) if is_transformers_attention(module) else []
+        if own:
+            return f"'{name}' has layers that the absorbed form does not know ({list_briefly(own)}) and would skip"
         expand = module.expand if _is_plain_spelling(module) else module.kv_b_proj
         if type(expand) is not nn.Linear or expand.bias is not None:
             return f"the expanding layer of '{name}' is a {type(expand).__name__} or has a bias; it must be nn.Linear"
@@ -162,6 +166,11 @@ def _run_with(module: nn.Module, core: nn.Module, form: Callable[..., Any], args
     try:
         with torch.no_grad():
             return module(*args, **kwargs)
+    except Exception as error:  # a module with the same layers may be called in a way of its own
+        first = (str(error).splitlines() or [""])[0]
+        raise StrategyUnsupported(
+            f"{type(module).__name__} cannot run on cached latents ({type(error).__name__}: {first})"
+        ) from error
     finally:
         del owner.forward
 

@@ -178,17 +178,17 @@ def test_a_module_that_only_looks_like_latent_attention_is_refused(deepseek):
 # ---- transformers
 
 
-def transformers_deepseek(attention, query_rank):
+def transformers_deepseek(attention="eager", query_rank=20, family="DeepseekV3", **other):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    config = transformers.DeepseekV3Config(
+    config = getattr(transformers, f"{family}Config")(
         vocab_size=64, hidden_size=32, intermediate_size=48, moe_intermediate_size=16, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=4, n_routed_experts=4, n_group=2, topk_group=1,
         num_experts_per_tok=2, q_lora_rank=query_rank, kv_lora_rank=24, qk_rope_head_dim=8, qk_nope_head_dim=16,
-        v_head_dim=12, first_k_dense_replace=2, max_position_embeddings=128,
+        v_head_dim=12, first_k_dense_replace=2, max_position_embeddings=128, **other,
     )  # fmt: skip
     config._attn_implementation = attention
-    return transformers.DeepseekV3ForCausalLM(config).eval().requires_grad_(False)
+    return getattr(transformers, f"{family}ForCausalLM")(config).eval().requires_grad_(False)
 
 
 def read_in_parts(model, tokens, cuts):
@@ -212,6 +212,35 @@ def test_transformers_attention_decodes_from_latents_with_the_same_logits(attent
     found, past = read_in_parts(changed, fresh, cuts)
     torch.testing.assert_close(found, read_in_parts(model, fresh, cuts)[0], rtol=1e-4, atol=1e-5)
     assert sum(layer.keys.numel() + layer.values.numel() for layer in past.layers) == 2 * 2 * 18 * (24 + 8)
+
+
+CUTS = ((0, 12), (12, 13), (13, 14))
+
+
+def transformers_situation():
+    tokens = torch.randint(64, (1, 14), generator=torch.Generator().manual_seed(0))
+    return Situation((tokens,), lambda m, i: read_in_parts(m, i[0], CUTS)[0], Workload("decode", "decode", 1, 12, 2))
+
+
+@pytest.mark.parametrize(("family", "other"), [("DeepseekV2", {}), ("Glm4MoeLite", {"mlp_layer_types": ["dense"] * 2})])
+def test_relatives_of_the_same_layers_decode_from_latents_too(family, other):
+    model, situation = transformers_deepseek(family=family, **other), transformers_situation()
+    changed = STRATEGY.apply("mla_absorb", copy.deepcopy(model), situation).model
+    fresh = torch.randint(64, (2, 14), generator=torch.Generator().manual_seed(1))
+    found, expected = (read_in_parts(m, fresh, CUTS)[0] for m in (changed, model))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_relatives_with_steps_of_their_own_are_refused():
+    selecting = transformers_deepseek(family="DeepseekV32")
+    with pytest.raises(StrategyUnsupported, match="indexer"):
+        STRATEGY.apply("mla_absorb", selecting, transformers_situation())
+    scaled = transformers_deepseek()
+    for layer in scaled.model.layers:
+        own, attention = layer.self_attn.forward, layer.self_attn
+        attention.forward = lambda *a, own=own, **k: (own(*a, **k)[0] * 2, None)
+    with pytest.raises(StrategyUnsupported, match="something else than latent attention"):
+        STRATEGY.apply("mla_absorb", scaled, transformers_situation())
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

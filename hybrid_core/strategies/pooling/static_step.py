@@ -51,22 +51,25 @@ class StepCache:
         """What the buffers made so far occupy."""
         return sum(t.numel() * t.element_size() for pair in self._buffers if pair is not None for t in pair)
 
-    def take_rows(self, new: int) -> Tensor:
-        """Reserve the next `new` rows for every layer and return their numbers (new,)."""
+    def take_rows(self, new: int) -> tuple[Tensor, int]:
+        """Reserve the next `new` rows for every layer: their numbers (new,), and how many rows attention will see."""
         if not torch.compiler.is_compiling():  # a compiled write checks its index itself
             refuse_overflow(self.length, new, self.max_length)
         self.rows = self.filled + torch.arange(new, device=self.filled.device)
         self.filled = self.filled + new
-        return self.rows
+        return self.rows, new if self._buffers[0] is None else self.max_length
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write (batch, kv_heads, new, width) into the reserved rows and return the whole buffers."""
+        """Write (batch, kv_heads, new, width) into the reserved rows and return the whole buffers.
+
+        The first tokens of all see only themselves, so they get back what they brought.
+        """
         held = self._buffers[layer]
         keys, values = (self._buffer(k), self._buffer(v)) if held is None else held
         keys.index_copy_(2, self.rows, k)
         values.index_copy_(2, self.rows, v)
         self._buffers[layer] = (keys, values)
-        return keys, values
+        return (k, v) if held is None else (keys, values)
 
     def _buffer(self, like: Tensor) -> Tensor:
         return like.new_zeros((like.shape[0], like.shape[1], self.max_length, like.shape[3]))
@@ -77,9 +80,9 @@ def hidden_of_fixed_shape(self: Any, tokens: Tensor, cache: Any = None, padding:
     if not isinstance(cache, StepCache):
         plain: Tensor = type(self).hidden(self, tokens, cache, padding)
         return plain
-    rows = cache.take_rows(tokens.shape[1])
+    rows, seen = cache.take_rows(tokens.shape[1])
     x = self.embedding(tokens)
-    mask = _mask(rows, cache.max_length, padding, x)
+    mask = _mask(rows, seen, padding, x)
     cos, sin = self.cos[rows], self.sin[rows]
     for index, layer in enumerate(self.layers):
         x = layer(x, cos, sin, mask, index, cache)
@@ -87,9 +90,9 @@ def hidden_of_fixed_shape(self: Any, tokens: Tensor, cache: Any = None, padding:
     return normed
 
 
-def _mask(rows: Tensor, max_length: int, padding: Tensor | None, like: Tensor) -> Tensor:
-    """(new, all), or (batch, 1, new, all) with padding: minus infinity for later rows and for each row's padding."""
-    columns = torch.arange(max_length, device=rows.device)
+def _mask(rows: Tensor, seen: int, padding: Tensor | None, like: Tensor) -> Tensor:
+    """(new, seen), or (batch, 1, new, seen) with padding: minus infinity for later rows and for each row's padding."""
+    columns = torch.arange(seen, device=rows.device)
     hidden = columns > rows[:, None]
     if padding is not None:
         # A padding token still sees itself: a row of nothing but -inf would become NaN in softmax.

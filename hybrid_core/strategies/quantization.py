@@ -12,6 +12,7 @@ from hybrid_core.strategies.precision.float8 import FLOAT8
 from hybrid_core.strategies.precision.float16 import FLOAT16
 from hybrid_core.strategies.precision.int4_weight_only import INT4_GROUP32, INT4_GROUP128
 from hybrid_core.strategies.precision.int8_dynamic import INT8_DYNAMIC, INT8_KEEP_ENDS
+from hybrid_core.strategies.precision.int8_static import INT8_STATIC
 from hybrid_core.strategies.precision.int8_weight_only import INT8_WEIGHT_ONLY
 from hybrid_core.strategies.precision.mixed_precision import MIXED_1, MIXED_5
 
@@ -23,6 +24,7 @@ QUANTIZATION = Family(
     methods=(
         INT8_DYNAMIC,
         INT8_KEEP_ENDS,
+        INT8_STATIC,
         INT8_WEIGHT_ONLY,
         INT4_GROUP32,
         INT4_GROUP128,

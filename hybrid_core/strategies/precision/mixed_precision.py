@@ -10,8 +10,10 @@ Source: HAWQ-V3, Yao et al. 2020 (arXiv 2011.10680).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -92,6 +94,8 @@ def _unsupported(model: nn.Module, situation: Situation, setting: str) -> str | 
 
 
 def _apply(model: nn.Module, situation: Situation, bound: float, setting: str) -> Applied:
+    if setting in situation.decided:
+        return _as_decided(model, situation, setting, situation.decided[setting])
     table = sensitivity_of(model, situation)
     solution = solve_until_it_holds(table, model, situation, bound)
     assignment = solution.assignment
@@ -111,7 +115,29 @@ def _apply(model: nn.Module, situation: Situation, bound: float, setting: str) -
         changes.append("counted bytes alone: with the time of each layer, float32 is the cheapest here")
     if kept:
         changes.append(f"kept {list_briefly(kept)} in float32")
-    return Applied(model, (*changes, *left_in_float32(model)))
+    return Applied(model, (*changes, *left_in_float32(model)), {setting: dict(assignment.formats)})
+
+
+def _as_decided(model: nn.Module, situation: Situation, setting: str, decided: Any) -> Applied:
+    """The formats of a measured recipe once more, because another measurement of the layers may decide otherwise."""
+    layers, known = float_linears(model), formats_for(situation.device)
+    given = decided if isinstance(decided, Mapping) else {}
+    formats = {name: chosen for name, chosen in given.items() if chosen != FLOAT32}
+    strange = [
+        n for n, chosen in formats.items() if n not in layers or not isinstance(chosen, str) or chosen not in known
+    ]
+    if strange or not formats:
+        raise StrategyUnsupported(
+            f"what was decided for {setting} does not fit this model or device ({list_briefly(strange) or 'nothing'}); "
+            "leave it out, and the layers are measured anew"
+        )
+    stored = _stored(model, situation, Assignment(dict(given), 0.0, 0.0))
+    names = {layer: name for name, layer in layers.items()}
+    with prove_it_runs(setting, model, situation):
+        model = replace_each(model, lambda layer: stored[names[layer]], stored)
+    share = ", ".join(f"{count} as {name}" for name, count in sorted(Counter(given.values()).items()))
+    change = f"stored {len(given)} nn.Linear layers as the measured recipe did: {share}"
+    return Applied(model, (change, *left_in_float32(model)), {setting: dict(given)})
 
 
 def _method(name: str, bound: float, on_request: str) -> Method:

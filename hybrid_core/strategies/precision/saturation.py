@@ -31,3 +31,42 @@ def adds_correctly(make_int8: Callable[[nn.Linear], nn.Module]) -> bool:
             quantized = make_int8(layer)
             sums += [(quantized(torch.full((ROWS, WIDTH), x)) / (x * weight), WIDTH) for x in (1.0, 0.5, -1.0)]
     return all(bool((found - expected).abs().max() < TOLERANCE * expected) for found, expected in sums)
+
+
+def static_range() -> int | None:
+    """The largest activation that oneDNN's static int8 kernels add correctly: 255, 127 without VNNI, None for neither.
+
+    These are the kernels that the compiler puts where a graph says quantize, product, dequantize.
+    """
+    for largest in (255, 127):
+        try:
+            sums = torch.cat([_static_product(largest), _static_convolution(largest)])
+        except (RuntimeError, AttributeError, NotImplementedError):  # built without oneDNN, or not for this processor
+            return None
+        if bool((sums - WIDTH).abs().max() < TOLERANCE * WIDTH):
+            return largest
+    return None
+
+
+def _static_product(largest: int) -> torch.Tensor:
+    ones = torch.full((ROWS, WIDTH), largest, dtype=torch.uint8)
+    packed = torch.ops.onednn.qlinear_prepack(torch.full((OUTPUTS, WIDTH), 127, dtype=torch.int8), list(ones.shape))
+    scales, zeros = torch.full((OUTPUTS,), 1 / 127), torch.zeros(OUTPUTS, dtype=torch.int64)
+    sums: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+        ones, 1 / largest, 0, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return sums.flatten()
+
+
+def _static_convolution(largest: int) -> torch.Tensor:
+    ones = torch.full((1, WIDTH, ROWS, ROWS), largest, dtype=torch.uint8)
+    kernel, scales = torch.full((OUTPUTS, WIDTH, 1, 1), 127, dtype=torch.int8), torch.full((OUTPUTS,), 1 / 127)
+    zeros, form = (
+        torch.zeros(OUTPUTS, dtype=torch.int64),
+        ([1, 1], [0, 0], [1, 1], 1),
+    )  # stride, padding, dilation, groups
+    packed = torch.ops.onednn.qconv_prepack(kernel, scales, 1 / largest, 0, *form, list(ones.shape))
+    sums: torch.Tensor = torch.ops.onednn.qconv_pointwise(
+        ones, 1 / largest, 0, packed, scales, zeros, None, *form, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return sums.flatten()

@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,41 @@ def make_float8(model: nn.Module, names: set[str]) -> None:
 
     config = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
     quantize_(model, config, filter_fn=lambda _module, name: name in names)
+
+
+def calibrated_int8(
+    graph: torch.fx.GraphModule, watch: Callable[[nn.Module], object], seven_bits: bool
+) -> tuple[nn.Module, int]:
+    """Watch the ranges while `watch(model)` runs an exported graph, then convert it; returns it and its int8 products.
+
+    The float weights that the converted graph no longer reads are dropped.
+    """
+    _import_quietly()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+        from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+        quantizer = x86.X86InductorQuantizer()
+        quantizer.set_global(x86.get_default_x86_inductor_quantization_config(reduce_range=seven_bits))
+        prepared = prepare_pt2e(graph, quantizer)
+        watch(prepared)
+        converted: torch.fx.GraphModule = convert_pt2e(prepared)
+    _drop_what_is_not_read(converted, graph, prepared)
+    channels = torch.ops.quantized_decomposed.dequantize_per_channel.default
+    return converted, sum(node.target is channels for node in converted.graph.nodes)
+
+
+def _drop_what_is_not_read(converted: torch.fx.GraphModule, *earlier: torch.fx.GraphModule) -> None:
+    """Free the float weights: the earlier forms stay alive, the later ones refer to them."""
+    read = {str(node.target) for node in converted.graph.nodes if node.op == "get_attr"}
+    for graph in (converted, *earlier):
+        for owner_name, owner in list(graph.named_modules()):
+            for held in (owner._parameters, owner._buffers):
+                for name in [n for n in held if f"{owner_name}.{n}".lstrip(".") not in read]:
+                    del held[name]
+    for method in ("train", "eval"):  # they refuse to be called, and belong to an earlier form
+        converted.__dict__.pop(method, None)
 
 
 def _import_quietly() -> None:

@@ -195,6 +195,19 @@ def test_absorbed_attention_in_a_fixed_step_compiles_into_two_graphs():
             model(torch.full((1, 1), start), cache=cache)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("setting", ["static_cache", "static_step", "quantized_cache"])
+def test_caches_live_where_the_decoder_lives(setting):
+    inputs = tuple(t.cuda() for t in situation_of("deepseek").example_inputs)
+    situation = dataclasses.replace(situation_of("deepseek"), example_inputs=inputs, device=torch.device("cuda"))
+    plain = model_of("deepseek").cuda()
+    model = get_strategy("attention_fusion").apply("mla_absorb", copy.deepcopy(plain), situation).model
+    model = STRATEGY.apply(setting, model, situation).model
+    found, expected = (decode(m, *inputs) for m in (model, plain))
+    assert float((found - expected).norm() / expected.norm()) < (0.05 if setting == "quantized_cache" else 1e-3)
+
+
 # ---- quantized_cache
 
 

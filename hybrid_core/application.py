@@ -6,6 +6,7 @@ leaves the project: a mapping, a `Recipe`, its key, exported JSON as mapping or 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import nn
 
 from hybrid_core.errors import InvalidInput
 from hybrid_core.examples import checked_inputs, private_copy
-from hybrid_core.handover import recipe_from_json
+from hybrid_core.handover import decisions_in, recipe_from_json
 from hybrid_core.provenance import warn_of_differences
 from hybrid_core.recipes import apply_steps, check_recipe
 from hybrid_core.records import BASELINE_KEY, Recipe, Workload
@@ -32,13 +33,15 @@ def apply_recipe(
     *,
     call: Call | None = None,
     workload: Workload | None = None,
+    decisions: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """A deep copy of `model` in eval mode with the recipe's steps applied in their declared order.
 
     `example_inputs` are the arguments of one call (inferred for some modules, see `hybrid_core.examples`). `call` and
     `workload` are needed only where one call is more than `model(*example_inputs)`, such as decoding with a cache.
     An empty recipe gives the plain copy. Exported JSON says what its figures were measured on; where this machine
-    differs, a `MeasuredElsewhere` warning names how, and the recipe is applied all the same.
+    differs, a `MeasuredElsewhere` warning names how, and the recipe is applied all the same. `decisions` are what
+    methods decided by measuring when the recipe was measured (exported JSON holds them); without they measure anew.
 
     Raises:
         InvalidInput: the recipe or the inputs are not allowed.
@@ -49,6 +52,8 @@ def apply_recipe(
     situation = situation_of(model, example_inputs, call=call, workload=workload)
     if isinstance(form, Mapping):
         warn_of_differences(form, situation.device, stacklevel=3)
+        decisions = decisions or decisions_in(form)
+    situation = dataclasses.replace(situation, decided=decisions or {})
     return apply_steps(private_copy(model), steps, situation).model
 
 

@@ -211,6 +211,7 @@ def registry_toolbox() -> Toolbox:
 
 def _change_of(case: Case, recipe: Recipe, toolbox: Toolbox, scratch: Path | None) -> Change:
     """The recipe as one function of (model, example inputs), with what its steps declare."""
+    decisions: dict[str, Any] = {}
 
     def apply(model: nn.Module, example: tuple[Any, ...]) -> tuple[nn.Module, tuple[str, ...]]:
         if recipe.is_baseline:
@@ -218,10 +219,11 @@ def _change_of(case: Case, recipe: Recipe, toolbox: Toolbox, scratch: Path | Non
         from hybrid_core.strategies.base import Situation
 
         applied = toolbox.apply(model, recipe, Situation(example, case.call, case.workload, case.device, scratch))
+        decisions.update(getattr(applied, "decisions", {}))
         return applied.model, tuple(applied.changes)
 
     exact = all([toolbox.is_exact(step) for step in recipe.steps])
-    return Change(apply, exact, any(toolbox.compiles(step) for step in recipe.steps))
+    return Change(apply, exact, any(toolbox.compiles(step) for step in recipe.steps), decisions)
 
 
 class _PhaseClock:

@@ -49,6 +49,7 @@ def recipe_json(
             "warnings": facts.get("warnings", ()),
             "versions": {key: environment[key] for key in VERSION_KEYS if key in environment},
             "device": environment.get("device", run.get("device")),
+            "decisions": environment.get("decisions", {}),
             "environment": environment,
         }
     )
@@ -77,9 +78,19 @@ def recipe_from_json(data: Mapping[str, Any]) -> Recipe:
     return Recipe.from_dict(steps)
 
 
+def decisions_in(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What methods decided when the recipe was measured, by setting; empty where nothing was or the form is plain."""
+    found = data.get("decisions") if "format" in data else None
+    return {str(key): value for key, value in found.items()} if isinstance(found, Mapping) else {}
+
+
 def recipe_code(subject: Subject, recipe: Recipe, measurement: Measurement | Mapping[str, Any] | None) -> str:
     """A Python script that builds the registry model, applies the recipe and compares it with the untouched model."""
     workload = to_json(subject.workload)
+    environment = _as_mapping(measurement).get("environment") if measurement is not None else None
+    decisions = to_json(environment.get("decisions")) if isinstance(environment, Mapping) else None
+    # A method that measures before it decides must decide what was measured.
+    decided = f", decisions={ascii(decisions)}" if decisions else ""
     lines = [
         "# Rebuilds an optimized model and checks it against the untouched one.",
         *_figure_comments(subject, recipe, measurement),
@@ -100,7 +111,7 @@ def recipe_code(subject: Subject, recipe: Recipe, measurement: Measurement | Map
         "generator = torch.Generator().manual_seed(SEED)",
         "inputs = tuple(t.to(DEVICE) for t in entry.make_inputs(SIZE, workload, generator))",
         "call = lambda module, given: entry.call(module, workload, given)",
-        "optimized = apply_recipe(model, RECIPE, inputs, call=call, workload=workload)",
+        f"optimized = apply_recipe(model, RECIPE, inputs, call=call, workload=workload{decided})",
         "with torch.no_grad(): expected, found = call(model, inputs), call(optimized, inputs)",
         "",
         *_check_lines(measurement),

@@ -79,9 +79,12 @@ class MeasuredModule:
         return trial
 
     def build(self, recipe: Recipe) -> nn.Module:
-        """A fresh copy of the module with the recipe applied."""
+        """A fresh copy of the module with the recipe applied, deciding as its last measurement here did."""
+        measured = [t.measurement for t in self.trials if t.recipe == recipe and t.measurement is not None]
+        decided = measured[-1].environment.get("decisions", {}) if measured else {}
+        situation = dataclasses.replace(self.situation, decided=decided)
         with restored_state(threads=0):
-            return apply_steps(private_copy(self._original), recipe, self.situation).model
+            return apply_steps(private_copy(self._original), recipe, situation).model
 
     def candidate(self, trial: Trial) -> dict[str, Any]:
         """The documented candidate dictionary of a trial that is ok, with its recipe, intervals and trial."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -77,11 +78,13 @@ def apply_steps(model: nn.Module, recipe: Recipe, situation: Situation) -> Appli
         StrategyUnsupported: a step cannot be applied to this model, workload or machine.
     """
     changes: list[str] = []
+    decisions: dict[str, Any] = {}
     for step in check_recipe(recipe).steps:
         applied = registry.get_strategy(step.strategy).apply(step.setting, model, situation)
         model = applied.model
         changes.extend(applied.changes)
-    return Applied(model, tuple(changes))
+        decisions.update(applied.decisions)
+    return Applied(model, tuple(changes), decisions)
 
 
 def _stage(step: Step) -> int:

@@ -113,7 +113,7 @@ def rebuild(folder: Folder, source: Source) -> nn.Module:
     """The optimized model, built from scratch and compared with the folder."""
     with restored_state(threads=0):
         built = source.case.build_model()
-        return optimize(built, source.recipe, situation_in(source.case), folder.complete).model
+        return optimize(built, source.recipe, situation_in(source), folder.complete).model
 
 
 def replaced_sentence(folder: Folder) -> str:

@@ -21,7 +21,7 @@ from hybrid_core.application import situation_of
 from hybrid_core.errors import InvalidInput
 from hybrid_core.evaluation import case_from_module, case_from_registry
 from hybrid_core.examples import private_copy
-from hybrid_core.handover import recipe_from_json
+from hybrid_core.handover import decisions_in, recipe_from_json
 from hybrid_core.measurement.case import Case
 from hybrid_core.models.registry import ENTRIES, find_entry
 from hybrid_core.recipes import apply_steps, check_recipe
@@ -76,13 +76,14 @@ def optimize(model: nn.Module, recipe: Recipe, situation: Situation, between: Be
     first = apply_steps(model, early, situation)
     between(first.model)
     last = apply_steps(first.model, late, situation)
-    return Applied(last.model, (*first.changes, *last.changes))
+    return Applied(last.model, (*first.changes, *last.changes), {**first.decisions, **last.decisions})
 
 
-def situation_in(case: Case, scratch: Path | None = None) -> Situation:
-    """The example call of a case, the same that a measurement of it makes."""
+def situation_in(source: Source, scratch: Path | None = None) -> Situation:
+    """The example call that a measurement of the case makes, with what was decided in that measurement."""
+    case = source.case
     example = case.fresh_inputs(case.generator("example"))
-    return Situation(example, case.call, case.workload, case.device, scratch)
+    return Situation(example, case.call, case.workload, case.device, scratch, decisions_in(source.data))
 
 
 def _subject(data: Mapping[str, Any], allow_code: bool) -> Subject:

@@ -22,6 +22,7 @@ from hybrid_core.evaluation import Toolbox, evaluate, registry_toolbox
 from hybrid_core.export.loading import Folder, read_folder, rebuild, replaced_sentence
 from hybrid_core.export.packages import check_package
 from hybrid_core.export.rebuilding import Source, optimize, source_of
+from hybrid_core.handover import decisions_in
 from hybrid_core.measurement.correctness import Comparison, Tolerance, compare_outputs
 from hybrid_core.measurement.guards import restored_state
 from hybrid_core.measurement.nested import clone_tensors
@@ -32,8 +33,10 @@ from hybrid_core.records import (
     Measurement,
     MeasureRequest,
     Purpose,
+    Recipe,
     Subject,
 )
+from hybrid_core.strategies.base import Applied, Situation
 
 FRESH_INPUTS = 3
 # Two runs on one machine differ by more than either interval says; see the noise floors in docs/measurement.md.
@@ -137,7 +140,11 @@ def _measure_again(folder: Folder, source: Source, limits: MeasureLimits) -> lis
     if samples is not None:
         limits = dataclasses.replace(limits, quality_samples=int(min(max(samples, 1), MAX_QUALITY_SAMPLES)))
     registry = registry_toolbox()
-    apply = lambda model, recipe, situation: optimize(model, recipe, situation, folder.complete)  # noqa: E731
+    decided = decisions_in(folder.data)
+
+    def apply(model: nn.Module, recipe: Recipe, situation: Situation) -> Applied:
+        return optimize(model, recipe, dataclasses.replace(situation, decided=decided), folder.complete)
+
     toolbox = Toolbox(apply, registry.is_exact, registry.compiles)
     subject = Subject("exported", "folder", source.case.workload, str(source.case.device), source.case.threads)
     request = MeasureRequest("verify", "verify", subject, source.recipe, Purpose.FINAL, limits)

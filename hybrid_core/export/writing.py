@@ -21,6 +21,7 @@ from hybrid_core.export.rebuilding import Source, optimize, situation_in, source
 from hybrid_core.export.script import SCRIPT_TEXT
 from hybrid_core.export.weights import write_weights
 from hybrid_core.measurement.guards import restored_state
+from hybrid_core.records import to_json
 
 _PACKAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,90}", re.ASCII)
 LIBRARY = "model.pt2"
@@ -64,12 +65,14 @@ def _fill(folder: Path, source: Source, scratch: Path | None, tell: Told) -> Non
         tell("applying the recipe")
 
     tell("applying the recipe")
-    applied = optimize(model, source.recipe, situation_in(source.case, scratch), keep)
+    applied = optimize(model, source.recipe, situation_in(source, scratch), keep)
     tell("packages")
     packages = _write_packages(folder, applied.model)
     tell("writing")
     files.write_json(folder / files.INDEX, index)
-    files.write_json(folder / files.RECIPE, dict(source.data))
+    # A recipe without its measurement decides here, once; whoever loads the folder must decide the same.
+    decided = {"decisions": to_json(applied.decisions)} if applied.decisions else {}
+    files.write_json(folder / files.RECIPE, {**source.data, **decided})
     (folder / files.SCRIPT).write_text(SCRIPT_TEXT, encoding="utf-8")
     (folder / files.CARD).write_text(card_of(source.data, applied.changes, index, packages), encoding="utf-8")
     files.write_manifest(folder)

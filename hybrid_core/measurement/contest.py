@@ -24,11 +24,15 @@ from hybrid_core.records import MeasureLimits, Outcome
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to the candidate: the transformation, whether it may only round, whether it promises compiling."""
+    """What is done to the candidate: the transformation, whether it may only round, whether it promises compiling.
+
+    `decisions` is filled by applying: what methods decided by measuring, kept with the figures that belong to it.
+    """
 
     apply: Callable[[nn.Module, tuple[Any, ...]], tuple[nn.Module, tuple[str, ...]]]
     exact: bool
     compiles: bool
+    decisions: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

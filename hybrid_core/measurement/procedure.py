@@ -142,6 +142,7 @@ def _environment(contest: Contest, race: latency.Race, timing: latency.Timing, l
         "calls_per_sample": timing.repeats,
         "baseline_noise": contest.noise,
         "exact": contest.change.exact,
+        **({"decisions": contest.change.decisions} if contest.change.decisions else {}),
         "compiled_graphs": contest.first_counts.graphs,
         "telemetry": list(timing.telemetry),
     }

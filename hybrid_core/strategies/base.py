@@ -9,7 +9,7 @@ optimization tool kits; the kit in `tests/contracts/strategy_contract.py` holds 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -69,7 +69,8 @@ class Situation:
 
     `call(model, example_inputs)` performs one timed call of the workload; it is the only way a strategy runs the model.
     `scratch` is a private folder that the trials of one run share, for what is expensive to find out twice; it may be
-    missing, and nothing in it may be trusted to be there.
+    missing, and nothing in it may be trusted to be there. `decided` holds what methods decided when this recipe was
+    measured, by setting; a method that finds itself in it does the same again, after checking it like any input.
     """
 
     example_inputs: tuple[Any, ...]
@@ -77,14 +78,20 @@ class Situation:
     workload: Workload
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     scratch: Path | None = None
+    decided: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Applied:
-    """The changed model and, in plain sentences, what was changed in it. `changes` is never empty."""
+    """The changed model and, in plain sentences, what was changed in it. `changes` is never empty.
+
+    `decisions` is for a method that measures before it decides: plain JSON under the setting's name, with which the
+    same change can be made again (see `Situation.decided`).
+    """
 
     model: nn.Module
     changes: tuple[str, ...]
+    decisions: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from safetensors import safe_open
 from torch import nn
 
 from hybrid_core.application import apply_recipe
-from hybrid_core.errors import InvalidInput
+from hybrid_core.errors import InvalidInput, StrategyUnsupported
 from hybrid_core.export import export_folder, load_folder, rebuilding
 from hybrid_core.export import files as files_module
 from hybrid_core.export.loading import StoredWeightsUsed, read_folder
 from hybrid_core.export.state import put_in_place, tensors_of
-from hybrid_core.handover import recipe_json
+from hybrid_core.handover import recipe_code, recipe_json
 from hybrid_core.models.brought.inspection import inspect
 from hybrid_core.models.registry import get_entry
 from hybrid_core.records import Recipe, Subject, Workload, to_json
@@ -190,6 +190,26 @@ def test_a_model_that_somebody_brought_is_exported_and_its_own_file_is_needed_to
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(InvalidInput, match="changed since it was brought in"):
         load_folder(made)
+
+
+def test_what_was_decided_by_measuring_is_kept_with_the_figures_and_done_again(tmp_path, monkeypatch):
+    """Mixed precision chooses formats by measuring each layer; another measurement may choose others."""
+    from hybrid_core.strategies.precision import mixed_precision
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
+    decided = {"mixed_5": {"0": "int8", "2": "float32", "4": "bfloat16"}}
+    recipe = Recipe.from_dict({"quantization": "mixed_5"})
+    monkeypatch.setattr(mixed_precision, "sensitivity_of", lambda *_: pytest.fail("the layers were measured again"))
+    data = recipe_json({"model": "Sequential", "size": "own"}, recipe, {}, {"decisions": decided})
+    made = export_folder(tmp_path / "f", data, model, torch.randn(4, 64))
+    loaded = load_folder(made, model, torch.randn(4, 64))
+    assert type(loaded[2]) is nn.Linear and type(loaded[0]) is not nn.Linear and type(loaded[4]) is not nn.Linear
+    code = recipe_code(Subject("m", "tiny", PREFILL), recipe, {"environment": data["environment"]})
+    assert f"workload=workload, decisions={decided!r})" in code
+    for strange in ({"7": "int8"}, {"0": "int3"}, {"0": ["int8"]}, [], "x", {"0": "float32"}):
+        with pytest.raises(StrategyUnsupported, match="what was decided for mixed_5 does not fit"):
+            apply_recipe(model, recipe, torch.randn(4, 64), decisions={"mixed_5": strange})
 
 
 def test_packages_come_along_by_export_files_or_by_the_path_of_an_aot_library(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Static int8: ranges from calibration, both kernels probed for this processor, compiled, refused where it cannot be."""
+"""Static int8: ranges from calibration, kernels probed for this processor, compiled, refused where it cannot be."""
 
 import copy
 

@@ -76,7 +76,8 @@ def test_every_strategy_keeps_the_contract_on_small_models(strategy):
     outcomes = contract.check_strategy(strategy, list(small_cases()), skip=without_compilers)
     expected = {
         "kernel_fusion": {"fold on conv", "fold on mlp"},
-        "quantization": {"int8_dynamic on conv", "int8_dynamic on mlp", "bfloat16 on conv", "bfloat16 on mlp"},
+        "quantization": {f"{s} on {m}" for s in ("int8_dynamic", "int8_weight_only", "bfloat16", "float16")
+                         for m in ("conv", "mlp")} | {"mixed_1 on mlp", "mixed_5 on mlp"},
         "memory_pooling": {
             "in_place on conv", "in_place on mlp", "micro_batch on conv", "micro_batch on mlp",
             "micro_batch on parameterless",
@@ -93,8 +94,11 @@ def test_every_strategy_keeps_the_contract_on_the_registry(strategy):
     expected = {
         "kernel_fusion": {"fold on llama prefill", "fold on llama decode", "fold on convnet forward",
                           "fold on sequential forward", "merge on llama prefill", "merge on llama decode"},
-        "quantization": {f"{s} on {m}" for s in ("int8_dynamic", "bfloat16")
-                         for m in ("llama prefill", "llama decode", "convnet forward", "sequential forward")},
+        "quantization": {f"{s} on {m}" for s in ("int8_dynamic", "int8_weight_only", "bfloat16", "float16")
+                         for m in ("llama prefill", "llama decode", "convnet forward", "sequential forward")}
+                        | {f"{s} on {m}" for s in ("int4_group32", "int4_group128", "mixed_1", "mixed_5")
+                           for m in ("llama prefill", "llama decode", "sequential forward")}
+                        | {"int8_keep_ends on llama prefill", "int8_keep_ends on llama decode"},
         "memory_pooling": {"in_place on llama prefill", "in_place on llama decode", "in_place on convnet forward",
                            "static_cache on llama decode", "micro_batch on convnet forward",
                            "micro_batch on sequential forward"},

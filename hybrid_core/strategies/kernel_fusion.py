@@ -12,11 +12,12 @@ from hybrid_core.strategies.kernels.compilation import COMPILE, COMPILE_FREEZING
 from hybrid_core.strategies.kernels.fold import FOLD
 from hybrid_core.strategies.kernels.merge import MERGE
 from hybrid_core.strategies.runtimes.onnx_runtime import ONNXRUNTIME
+from hybrid_core.strategies.runtimes.open_vino import OPENVINO
 
 KERNEL_FUSION = Family(
     name="kernel_fusion",
     title="Kernel fusion",
     purpose="Merges neighbouring operations, so that fewer kernels run and fewer results travel through memory.",
     claimed={"speed": 1.2, "memory": 1.1, "accuracy": 0.99},
-    methods=(FOLD, MERGE, COMPILE, COMPILE_FREEZING, ONNXRUNTIME),
+    methods=(FOLD, MERGE, COMPILE, COMPILE_FREEZING, ONNXRUNTIME, OPENVINO),
 )

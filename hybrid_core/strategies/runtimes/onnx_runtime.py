@@ -28,6 +28,9 @@ ROUNDING = 1e-3
 class OnnxSession:
     """One InferenceSession; inputs are shared with PyTorch, answers are the runtime's own, fresh at each call."""
 
+    # Activations come at the first call: all that making the session allocates is weights.
+    weight_bytes: int | None = None
+
     def __init__(self, session: Any, share: Callable[[Any], Any]) -> None:
         self._session, self._share = session, share
         self._inputs = [node.name for node in session.get_inputs()]

@@ -35,7 +35,12 @@ Sizes = tuple[tuple[int, ...], ...]
 
 
 class Session(Protocol):
-    """A loaded graph. The tensors it gives must not share memory with what the next call writes."""
+    """A loaded graph. The tensors it gives must not share memory with what the next call writes.
+
+    `weight_bytes` is what it holds of weights where making it allocates more than these, else None.
+    """
+
+    weight_bytes: int | None
 
     def run(self, tensors: list[Tensor]) -> list[Tensor]:
         """One call."""
@@ -99,7 +104,7 @@ class RuntimeModule(nn.Module):
 
     def outside_memory(self) -> OutsideMemory:
         """What the sessions keep that no tensor of PyTorch shows."""
-        return OutsideMemory(self._weights, self._working, how_it_is_found())
+        return OutsideMemory(max(0, self._weights), max(0, self._working), how_it_is_found())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RuntimeModule:
         """A session cannot be copied, and is never changed by a call: the copy is the same module."""
@@ -127,7 +132,9 @@ class RuntimeModule(nn.Module):
         path = self._path
         assert path is not None, "load() comes first"
         session, grown = growth_during(lambda: self.engine.open(path, sizes))
-        self._weights += grown
+        weights = grown if session.weight_bytes is None else session.weight_bytes
+        self._weights += weights
+        self._working += grown - weights
         return session
 
 

@@ -16,7 +16,7 @@ from hybrid_core.strategies.registry import STRATEGIES, get_strategy
 from hybrid_core.strategies.runtimes.session import RuntimeModule
 
 ROOT = Path(__file__).parents[3]
-RUNTIMES = ["onnxruntime"]
+RUNTIMES = ["onnxruntime", "openvino"]
 HEAVY = ("onnxruntime", "onnx", "onnxscript", "openvino", "nncf")
 
 

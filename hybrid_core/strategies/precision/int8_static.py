@@ -18,7 +18,7 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from hybrid_core.errors import StrategyUnsupported
-from hybrid_core.strategies.base import ANY_SETTING, Applied, Conflict, Method, Setting, Situation
+from hybrid_core.strategies.base import ANY_SETTING, Applied, Conflict, Method, Setting, Situation, tensors_in
 from hybrid_core.strategies.kernels.compilation import compile_in_place, no_compiler_reason
 from hybrid_core.strategies.precision.proof import first_line, prove_it_runs
 from hybrid_core.strategies.precision.saturation import static_range
@@ -63,7 +63,7 @@ def _unsupported(model: nn.Module, situation: Situation) -> str | None:
 
 
 def _apply(model: nn.Module, situation: Situation) -> Applied:
-    args, kwargs = _only_call(model, situation)
+    args, kwargs = _in_a_batch_of_two(model, *_only_call(model, situation))
     ranges = static_range()
     assert ranges is not None, "unavailable() was asked before"
     inputs = inputs_like_the_example(situation, CALIBRATION_INPUTS)
@@ -105,6 +105,25 @@ def _only_call(model: nn.Module, situation: Situation) -> tuple[tuple[Any, ...],
             f"one call of the workload calls the model {len(seen)} times, and int8_static needs one"
         )
     return seen[0]
+
+
+def _in_a_batch_of_two(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same call twice in one batch, where the model takes rows one by one: the exporter fixes sizes of 1."""
+
+    def doubled(value: Any) -> Any:
+        return torch.cat([value, value]) if isinstance(value, Tensor) and value.shape[:1] == (1,) else value
+
+    two_args, two_kwargs = pytree.tree_map(doubled, (args, kwargs))
+    try:
+        with torch.no_grad():
+            once, twice = tensors_in(model(*args, **kwargs)), tensors_in(model(*two_args, **two_kwargs))
+    except Exception:  # code that is written for one row, whatever it raises for two
+        return args, kwargs
+    shapes = [(2, *one.shape[1:]) == two.shape for one, two in zip(once, twice, strict=True)]
+    alike = all(shapes) and all(torch.allclose(two[:1], one, 1e-3, 1e-5) for one, two in zip(once, twice, strict=True))
+    return (two_args, two_kwargs) if alike else (args, kwargs)
 
 
 def _sizes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

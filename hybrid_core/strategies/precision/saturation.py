@@ -23,7 +23,7 @@ def adds_correctly(make_int8: Callable[[nn.Linear], nn.Module]) -> bool:
     `make_int8(layer)` returns the quantized copy. All-equal values are the worst case: each quantizes to the end of
     its range, so both products of a pair are the largest there are.
     """
-    layer = nn.Linear(WIDTH, OUTPUTS, bias=False)
+    layer = nn.Linear(WIDTH, OUTPUTS, bias=False, device="meta").to_empty(device="cpu")  # draws no random numbers
     sums = []
     for weight in (1.0, -1.0):
         nn.init.constant_(layer.weight, weight)

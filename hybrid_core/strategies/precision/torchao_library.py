@@ -62,10 +62,12 @@ def int4_tiles(weight: Tensor, group: int) -> Tensor:
     _import_quietly()
     from torchao.quantization import Int4WeightOnlyConfig, quantize_
 
-    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=weight.device, dtype=torch.bfloat16)
-    layer.weight.data.copy_(weight)
+    rows, columns = weight.shape
+    layer = nn.Linear(columns, rows, bias=False, device="meta")  # initializing would draw random numbers
+    layer.weight = nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
     quantize_(layer, Int4WeightOnlyConfig(group_size=group, int4_packing_format="tile_packed_to_4d"))
-    return layer.weight
+    tiles: Tensor = layer.weight
+    return tiles
 
 
 def make_float8(model: nn.Module, names: set[str]) -> None:

@@ -167,6 +167,22 @@ def test_a_table_that_is_cut_off_is_measured_again(tmp_path):
     assert SensitivityTable.from_json(json.loads(path.read_text())) == again
 
 
+def test_fresh_inputs_are_used_where_the_situation_can_draw_them():
+    """Half of them for the table, the rest unseen until the whole model is verified."""
+    drawn = []
+
+    class Drawing(Situation):
+        @property
+        def fresh_inputs(self):
+            return lambda seed: drawn.append(seed) or example(seed)
+
+    situation = Drawing(example(), Counting(), Workload("forward", "forward", 16))
+    table = measure_sensitivity(Chain().eval(), situation, formats_for(CPU))
+    assert drawn == [1] and table.model_calls == 2 + 2 + 2 * sum(len(u.choices) - 1 for u in table.units)
+    mixed_precision.solve_until_it_holds(table, Chain().eval(), situation, 0.05)
+    assert drawn == [1, 1, 2, 3]
+
+
 def test_where_damages_do_not_add_it_is_solved_again_with_a_tighter_bound():
     """The table claims a tenth of the damage, so the first solution breaks the bound when the model runs."""
     model, situation = Chain().eval(), situation_of()

@@ -103,6 +103,16 @@ def test_the_compiled_form_answers_like_the_graph_it_was_made_from():
     assert 0 < (found - expected).norm() < 0.05 * expected.norm()
 
 
+@needs_kernels
+def test_an_example_of_one_row_does_not_fix_the_batch(uncompiled):
+    model, one = Small().eval(), Situation((images(0, 1),), lambda m, i: m(*i), Workload("forward", "forward", 1))
+    changed = apply(model, one).model
+    with torch.inference_mode():
+        for count in (1, 2, 5):
+            expected, found = model(images(5, count)), changed(images(5, count))
+            assert found.shape == expected.shape and (found - expected).norm() < 0.1 * expected.norm()
+
+
 def test_calls_that_are_not_one_plain_call_are_refused():
     with pytest.raises(StrategyUnsupported, match="decode"):
         apply(Small(), situation_of(kind="decode"))

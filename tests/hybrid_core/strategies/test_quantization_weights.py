@@ -120,6 +120,16 @@ def test_the_original_is_untouched_and_a_copy_answers_alike(setting):
     assert applied.model(noise(9, 128)).shape == (9, 16) and applied.model(noise(2, 3, 128)).shape == (2, 3, 16)
 
 
+@pytest.mark.parametrize("setting", [*WEIGHT_ONLY, "int8_keep_ends", "int8_dynamic", "mixed_5"])
+def test_nothing_global_changes(setting):
+    model = nn.Sequential(linear(128, 128), nn.ReLU(), linear(128, 128), nn.ReLU(), linear(128, 16)).eval()
+    torch.manual_seed(7)
+    before = torch.get_rng_state(), torch.backends.quantized.engine, torch.get_num_threads(), torch.is_grad_enabled()
+    apply(setting, model, noise(4, 128))
+    after = torch.get_rng_state(), torch.backends.quantized.engine, torch.get_num_threads(), torch.is_grad_enabled()
+    assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+
+
 def test_a_layer_that_groups_do_not_divide_is_skipped_and_named():
     model = nn.ModuleDict({"odd": linear(48, 128), "even": linear(128, 16), "narrow": linear(16, 3)})
     model.forward = lambda x: model["narrow"](model["even"](model["odd"](x)))

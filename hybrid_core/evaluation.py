@@ -209,6 +209,11 @@ def registry_toolbox() -> Toolbox:
     )
 
 
+def calibration_inputs(case: Case) -> Callable[[int], tuple[Any, ...]]:
+    """Inputs for strategies that watch activations, from random sources of their own (see `Situation`)."""
+    return lambda turn: case.fresh_inputs(case.generator(f"calibration {turn}"))
+
+
 def _change_of(case: Case, recipe: Recipe, toolbox: Toolbox, scratch: Path | None) -> Change:
     """The recipe as one function of (model, example inputs), with what its steps declare."""
     decisions: dict[str, Any] = {}
@@ -218,7 +223,10 @@ def _change_of(case: Case, recipe: Recipe, toolbox: Toolbox, scratch: Path | Non
             return model, ()
         from hybrid_core.strategies.base import Situation
 
-        applied = toolbox.apply(model, recipe, Situation(example, case.call, case.workload, case.device, scratch))
+        situation = Situation(
+            example, case.call, case.workload, case.device, scratch, fresh_inputs=calibration_inputs(case)
+        )
+        applied = toolbox.apply(model, recipe, situation)
         decisions.update(getattr(applied, "decisions", {}))
         return applied.model, tuple(applied.changes)
 

@@ -18,7 +18,7 @@ from torch import nn
 from hybrid_core.application import situation_of
 from hybrid_core.config import HybridOptimizationConfig, RunConfig
 from hybrid_core.errors import InvalidInput
-from hybrid_core.evaluation import case_from_module, evaluate
+from hybrid_core.evaluation import calibration_inputs, case_from_module, evaluate
 from hybrid_core.examples import private_copy
 from hybrid_core.fitness import SMALLEST_NOISE_FLOOR, objectives_of, verdicts_of
 from hybrid_core.measurement.guards import restored_state
@@ -56,6 +56,7 @@ class MeasuredModule:
         self._case = case_from_module(
             self._original, self.situation.example_inputs, device=device, threads=threads, seed=seed
         )
+        self.situation = dataclasses.replace(self.situation, fresh_inputs=calibration_inputs(self._case))
         self._subject = Subject(type(model).__name__, "own", self._case.workload, str(device), threads, seed)
 
     def space(self, options: HybridOptimizationConfig) -> Space:

@@ -71,6 +71,8 @@ class Situation:
     `scratch` is a private folder that the trials of one run share, for what is expensive to find out twice; it may be
     missing, and nothing in it may be trusted to be there. `decided` holds what methods decided when this recipe was
     measured, by setting; a method that finds itself in it does the same again, after checking it like any input.
+    `fresh_inputs(turn)`, where it is known, makes other inputs of the same kind for calibration: the same ones for the
+    same turn, and never those that are compared or timed later.
     """
 
     example_inputs: tuple[Any, ...]
@@ -79,6 +81,7 @@ class Situation:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     scratch: Path | None = None
     decided: Mapping[str, Any] = field(default_factory=dict)
+    fresh_inputs: Callable[[int], tuple[Any, ...]] | None = None
 
 
 @dataclass(frozen=True)

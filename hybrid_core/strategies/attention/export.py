@@ -7,7 +7,6 @@ expression, that a call must pass before the function may run it. Source: `torch
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -23,13 +22,23 @@ from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
 from hybrid_core.errors import StrategyUnsupported
+from hybrid_core.strategies.attention.held_object import (
+    Answered,
+    Asked,
+    is_held_object,
+    put_call_in_place,
+    stand_in,
+)
 from hybrid_core.strategies.attention.rewrite import fuse_attention
 from hybrid_core.strategies.attention.scores import op_name
 
 
 @dataclass(frozen=True)
 class Form:
-    """One rewritten export. `fits(leaves)` tells whether a call has its form; `run(original, *leaves)` computes it."""
+    """One rewritten export. `fits(leaves)` tells whether a call has its form; `run(original, *leaves)` computes it.
+
+    Of the leaves, `run` takes the tensors and then the object at place `held`, if there is one.
+    """
 
     spec: Any
     fits: Callable[..., bool]
@@ -38,42 +47,110 @@ class Form:
     out_spec: Any
     fused: int
     reasons: tuple[str, ...]
+    held: int | None = None
+
+    def compute(self, original: nn.Module, leaves: list[Any]) -> list[Any]:
+        """The leaves of what `original` returns; raises `OtherSizes` where a held object answers with them."""
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        held = () if self.held is None else (leaves[self.held],)
+        return list(self.run(original, *tensors, *held, *self.constants))
+
+
+@dataclass(frozen=True)
+class Example:
+    """One call to export for: its flattened inputs, what the original returned, and what it asked a held object."""
+
+    leaves: list[Any]
+    spec: Any
+    out_spec: Any
+    held: int | None
+    asked: Asked
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Inputs that are tensors, then those that the held object answered with."""
+        return (*(leaf for leaf in self.leaves if isinstance(leaf, Tensor)), *self.asked.returned)
 
 
 def export_form(
     original: nn.Module,
     linear_names: tuple[str, ...],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    example: Example,
     kernel: Callable[..., Any] | None = None,
 ) -> Form:
     """Export `original` for calls like this one and fuse its attention; the refusal names what stands in the way."""
-    program = _export(original, linear_names, args, kwargs)
+    program = _export(original, linear_names, example)
     graph = _own_graph(program)
     constants = _lift_names(graph, program)
     fused, reasons = fuse_attention(graph, _constant_reader(constants), kernel)
     if not fused:
         raise StrategyUnsupported("; ".join(dict.fromkeys(reasons)) or "its softmax is not part of the exported graph")
     _call_layers(graph, original, linear_names)
-    leaves, spec = pytree.tree_flatten((args, kwargs))
+    fits = _cut_out(graph, program, example)
     return Form(
-        spec, _predicate(graph, program, original, args, kwargs), _compile(graph), tuple(constants.values()),
-        program.call_spec.out_spec, fused, tuple(reasons),
+        example.spec, fits, _compile(graph), tuple(constants.values()), example.out_spec, fused, tuple(reasons),
+        example.held if example.asked.calls else None,
     )  # fmt: skip
 
 
-def _export(
-    original: nn.Module, linear_names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> ExportedProgram:
-    def sizes(value: Any) -> Any:
-        return {i: Dim.AUTO for i, n in enumerate(value.shape) if n > 1} if isinstance(value, Tensor) else None
+def _cut_out(graph: Graph, program: ExportedProgram, example: Example) -> Callable[..., bool]:
+    """Leave only the original's outputs and inputs, and put a held object's call in its place; returns `fits`."""
+    nodes = [n for n in graph.nodes if n.op == "placeholder"][: len(example.tensors)]
+    inputs, returned = (
+        nodes[: len(nodes) - len(example.asked.returned)],
+        nodes[len(nodes) - len(example.asked.returned) :],
+    )
+    fits, fits_after = predicates(program, example, nodes)
+    (output,) = [n for n in graph.nodes if n.op == "output"]
+    flat = list(output.args[0])  # type: ignore[arg-type]
+    own = example.out_spec.num_leaves
+    output.args = (tuple(flat[:own]),)
+    if example.asked.calls:
+        put_call_in_place(graph, example.asked, inputs, returned, flat[own:], fits_after)
+        graph.lint()
+    return fits
 
+
+class _Flat(nn.Module):
+    """The original with its tensors as the only inputs; everything else is fixed, a held object stood in for."""
+
+    def __init__(self, original: nn.Module, example: Example) -> None:
+        super().__init__()
+        self.original = original
+        fixed = [None if isinstance(leaf, Tensor) else leaf for leaf in example.leaves]
+        # A closure, as the exporter would take attributes for state.
+        self.arrange = lambda tensors: _arranged(example, fixed, list(tensors))
+
+    def forward(self, *tensors: Tensor) -> Any:
+        (args, kwargs), handed = self.arrange(tensors)  # type: ignore[no-untyped-call]
+        return self.original(*args, **kwargs), handed
+
+
+def _arranged(example: Example, fixed: list[Any], tensors: list[Tensor]) -> tuple[Any, list[Any]]:
+    """The original's inputs with these tensors, and the list that what is handed to a held object will be in."""
+    own, returned = (
+        tensors[: len(tensors) - len(example.asked.returned)],
+        tensors[len(tensors) - len(example.asked.returned) :],
+    )
+    rest, handed = iter(own), list[Any]()
+    leaves = [
+        next(rest) if isinstance(leaf, Tensor) else value for leaf, value in zip(example.leaves, fixed, strict=True)
+    ]
+    if example.held is not None and example.asked.calls:
+        leaves[example.held] = stand_in(example.asked, example.leaves[example.held], returned, handed)
+    return pytree.tree_unflatten(leaves, example.spec), handed
+
+
+def _export(original: nn.Module, linear_names: tuple[str, ...], example: Example) -> ExportedProgram:
     try:
         with _quiet(), _plain_layers(original, linear_names), torch.inference_mode(False), torch.no_grad():
-            shapes = pytree.tree_map(sizes, inspect.signature(original.forward).bind(*args, **kwargs).arguments)
-            program = export(original, args, kwargs, dynamic_shapes=dict(shapes), strict=False)
+            shapes = tuple({i: Dim.AUTO for i, n in enumerate(t.shape) if n > 1} for t in example.tensors)
+            flat = _Flat(original, example).train(original.training)
+            program = export(flat, example.tensors, dynamic_shapes={"tensors": shapes}, strict=False)
             if any(_writes(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})
+    except StrategyUnsupported:
+        raise
     except Exception as error:  # user code can fail to export in as many ways as there are programs
         first = (str(error).splitlines() or [""])[0]
         raise StrategyUnsupported(
@@ -142,7 +219,7 @@ def _lift_names(graph: Graph, program: ExportedProgram) -> dict[str, Any]:
         spec = kinds[node.name]
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
             with graph.inserting_after(inputs[-1]):
-                attribute = graph.create_node("get_attr", str(spec.target))
+                attribute = graph.create_node("get_attr", str(spec.target).removeprefix("original."))
             attribute.meta = dict(node.meta)
             node.replace_all_uses_with(attribute)
             graph.erase_node(node)
@@ -197,39 +274,56 @@ def _compile(graph: Graph) -> Callable[..., Any]:
     return function
 
 
-def _predicate(
-    graph: Graph, program: ExportedProgram, original: nn.Module, args: Any, kwargs: Any
-) -> Callable[..., bool]:
-    """A function of the leaves that is true exactly for the calls that the export is valid for."""
+def predicates(
+    program: ExportedProgram, example: Example, nodes: list[Node]
+) -> tuple[Callable[..., bool], Callable[..., bool]]:
+    """Two functions, true exactly for the calls that the export is valid for.
+
+    The first takes the leaves of the inputs; the second the tensors among them and what a held object answered.
+    """
     guards: list[str] | None = getattr(program, "_guards_code", None)
     if guards is None:
         raise StrategyUnsupported("this version of PyTorch does not say which sizes an export is valid for")
-    leaves = pytree.tree_leaves((args, kwargs))
-    nodes = [n for n in graph.nodes if n.op == "placeholder"][: len(leaves)]
+    places = [i for i, leaf in enumerate(example.leaves) if isinstance(leaf, Tensor)]
+    names = [f"a{i}" for i in places] + [f"r{i}" for i in range(len(example.asked.returned))]
     scope: dict[str, Any] = {"Tensor": Tensor, "math": math, "torch": torch}
-    tests: list[str] = []
-    for i, (leaf, node) in enumerate(zip(leaves, nodes, strict=True)):
-        scope[f"v{i}"] = (leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf
-        tests += _leaf_tests(i, leaf, node)
-    bound = inspect.signature(original.forward).bind(*args, **kwargs).arguments
-    paths = [f"L{pytree.keystr(path)}" for path, _ in pytree.tree_flatten_with_path(dict(bound))[0]]
+    before = [
+        t for i, leaf in enumerate(example.leaves) if i not in places for t in _fixed_tests(i, leaf, scope, example)
+    ]
+    after: list[str] = []
+    for name, tensor, node in zip(names, example.tensors, nodes, strict=True):
+        scope[f"v_{name}"] = (tensor.dtype, tensor.device)
+        (after if name.startswith("r") else before).extend(_tensor_tests(name, tensor, node))
     for guard in guards:
-        for i, path in sorted(enumerate(paths), key=lambda pair: -len(pair[1])):
-            guard = guard.replace(path, f"a{i}")
+        for k in reversed(range(len(names))):
+            guard = guard.replace(f"L['tensors'][{k}]", names[k])
         if "L[" in guard:
             raise StrategyUnsupported(f"the export is valid only if '{guard}', which cannot be tested")
-        tests.append(f"({guard})")
-    names = ", ".join(f"a{i}" for i in range(len(leaves)))
-    exec(f"def fits({names}):\n    return {' and '.join(tests) or 'True'}\n", scope)
-    fits: Callable[..., bool] = scope["fits"]
-    return fits
+        (after if any(f"r{i}." in guard for i in range(len(example.asked.returned))) else before).append(f"({guard})")
+    leaf_names = [f"a{i}" for i in range(len(example.leaves))]
+    return _test("fits", leaf_names, before, scope), _test("fits_after", names, after, scope)
 
 
-def _leaf_tests(i: int, leaf: Any, node: Node) -> list[str]:
-    if not isinstance(leaf, Tensor):
+def _test(name: str, arguments: list[str], tests: list[str], scope: dict[str, Any]) -> Callable[..., bool]:
+    exec(f"def {name}({', '.join(arguments)}):\n    return {' and '.join(tests) or 'True'}\n", scope)
+    test: Callable[..., bool] = scope[name]
+    return test
+
+
+def _fixed_tests(i: int, leaf: Any, scope: dict[str, Any], example: Example) -> list[str]:
+    """An input that is no tensor must be the same again; of a held object its class, and what was read of it."""
+    if not is_held_object(leaf):
+        scope[f"v{i}"] = leaf
         return [f"(a{i} is v{i} or (type(a{i}) is type(v{i}) and a{i} == v{i}))"]
-    tests = [f"isinstance(a{i}, Tensor)", f"a{i}.dim() == {leaf.dim()}", f"(a{i}.dtype, a{i}.device) == v{i}"]
+    scope[f"v{i}"] = leaf.kind if isinstance(leaf, Answered) else type(leaf)
+    facts = [f"a{i}.{name} == {value!r}" for name, value in example.asked.read.items()]
+    return [f"getattr(a{i}, 'kind', type(a{i})) is v{i}", *facts]
+
+
+def _tensor_tests(name: str, tensor: Tensor, node: Node) -> list[str]:
+    tests = [f"isinstance({name}, Tensor)", f"{name}.dim() == {tensor.dim()}"]
+    tests.append(f"({name}.dtype, {name}.device) == v_{name}")
     for d, size in enumerate(node.meta["val"].shape):
         # Sizes 0 and 1 take other paths through broadcasting, so a symbolic size stands for 2 and more.
-        tests.append(f"a{i}.size({d}) == {size}" if isinstance(size, int) else f"a{i}.size({d}) >= 2")
+        tests.append(f"{name}.size({d}) == {size}" if isinstance(size, int) else f"{name}.size({d}) >= 2")
     return tests

@@ -35,9 +35,10 @@ def flash_attention(query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Ten
     if why is not None:
         raise StrategyUnsupported(f"the flash kernel cannot take this attention: {why}; use sdpa")
     kind = query.dtype if query.dtype in HALF else torch.bfloat16
-    operands = (x.to(kind) for x in (query, key, value))
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        out = functional.scaled_dot_product_attention(*operands, is_causal=causal, scale=scale)
+        out = functional.scaled_dot_product_attention(
+            query.to(kind), key.to(kind), value.to(kind), is_causal=causal, scale=scale
+        )
     return out.to(query.dtype)
 
 

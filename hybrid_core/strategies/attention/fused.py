@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hybrid_core.errors import StrategyUnsupported
-from hybrid_core.strategies.attention.export import Form, export_form
+from hybrid_core.strategies.attention.export import Example, Form, export_form
+from hybrid_core.strategies.attention.held_object import (
+    Answered,
+    Asked,
+    OtherSizes,
+    is_held_object,
+    recorder,
+    refuse_what_cannot_be_cut,
+)
 
 MOST_FORMS = 8
 
@@ -60,34 +68,62 @@ class FusedAttention(nn.Module):
         leaves, spec = pytree.tree_flatten((args, kwargs))
         for form in self.forms.known:
             if form.spec == spec and form.fits(*leaves):
-                break
-        else:
-            form = self.learn(args, kwargs)
-        return pytree.tree_unflatten(form.run(self.original, *leaves, *form.constants), form.out_spec)
+                try:
+                    return pytree.tree_unflatten(form.compute(self.original, leaves), form.out_spec)
+                except OtherSizes as other:  # the object was called; go on from its answer with another form
+                    assert form.held is not None, "only a form with a held object can meet its answer"
+                    leaves[form.held] = other.answered
+        form = self.learn(leaves, spec)
+        return pytree.tree_unflatten(form.compute(self.original, leaves), form.out_spec)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def learn(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Form:
+    def learn(self, leaves: list[Any], spec: Any) -> Form:
         """Export and rewrite for calls of this form, check it against the original, and remember it."""
         if len(self.forms.known) >= MOST_FORMS:
             raise StrategyUnsupported(
                 f"{type(self.original).__name__} was called in more than {MOST_FORMS} forms of types and fixed sizes; "
                 "use fewer different shapes or leave attention_fusion out"
             )
-        form = export_form(self.original, self.linear_names, args, kwargs, self.kernel)
-        self._check(form, args, kwargs)
-        self.forms.known.append(form)
-        return form
-
-    def _check(self, form: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        leaves = pytree.tree_leaves((args, kwargs))
+        example, expected = self._watch_original(leaves, spec)
+        form = export_form(self.original, self.linear_names, example, self.kernel)
+        replayed = list(leaves)
+        if form.held is not None:
+            name, _, answer = example.asked.calls[0]
+            replayed[form.held] = Answered(leaves[form.held], name, answer)
         with torch.no_grad():
-            expected = pytree.tree_leaves(self.original(*args, **kwargs))
-            found = form.run(self.original, *leaves, *form.constants)
-        for one, other in zip(expected, found, strict=True):
+            found = form.compute(self.original, replayed)
+        for one, other in zip(pytree.tree_leaves(expected), found, strict=True):
             if isinstance(one, Tensor) and not _close(one, other, self.exact):
                 raise StrategyUnsupported(
                     f"the fused form of {type(self.original).__name__} gives other results than its own forward"
                 )
+        self.forms.known.append(form)
+        return form
+
+    def _watch_original(self, leaves: list[Any], spec: Any) -> tuple[Example, Any]:
+        """Run the original once, a held object being copied first, and keep what it asked that object."""
+        held = [i for i, leaf in enumerate(leaves) if is_held_object(leaf)]
+        if len(held) > 1:
+            kinds = ", ".join(type(leaves[i]).__name__ for i in held)
+            raise StrategyUnsupported(f"the module takes {len(held)} objects that no exporter knows ({kinds})")
+        given, asked = list(leaves), Asked()
+        for i in held:
+            given[i], asked = recorder(leaves[i])
+        args, kwargs = pytree.tree_unflatten(given, spec)
+        try:
+            with torch.no_grad():
+                expected = self.original(*args, **kwargs)
+        except TypeError as error:  # indexing, iterating and the like cannot be stood in for
+            raise StrategyUnsupported(f"{type(self.original).__name__} cannot be watched ({error})") from error
+        after, spec_after = pytree.tree_flatten((args, kwargs))
+        if spec_after != spec or any(one is not other for one, other in zip(given, after, strict=True)):
+            raise StrategyUnsupported(
+                f"{type(self.original).__name__} changes a list or dict that it is given, which a rewrite would lose"
+            )
+        for i in held:
+            refuse_what_cannot_be_cut(asked, leaves[i])
+        out_spec = pytree.tree_structure(expected)
+        return Example(leaves, spec, out_spec, held[0] if held else None, asked), expected
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> nn.Module:
         # Types or device change: what was exported for the old ones no longer holds.

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.strategies.attention.causal_kernel import causal_attention, counted_skips, looks_at_masks
@@ -138,7 +139,7 @@ def _fuse(
         fused = FusedAttention(call.module, shared.get(key) if key is not None else None, *kernel)
         try:
             if not fused.forms.known:
-                fused.learn(call.args, call.kwargs)
+                fused.learn(*pytree.tree_flatten((call.args, call.kwargs)))
         except StrategyUnsupported as refusal:
             first = first or refusal
             if "returned" not in str(refusal):

@@ -53,7 +53,8 @@ class Findings:
 def find_attention(model: nn.Module, situation: Situation) -> Findings:
     """Run the example once and report every module whose own forward runs a softmax."""
     stack: list[Call] = []
-    handles = [handle for name, module in model.named_modules() for handle in _watch(name, module, stack)]
+    first: dict[str, Call] = {}
+    handles = [handle for name, module in model.named_modules() for handle in _watch(name, module, stack, first)]
     watcher = _Watcher(stack)
     try:
         with watcher:
@@ -101,9 +102,11 @@ def count_fused_calls(run: Callable[[], Any]) -> int:
     return watcher.fused_calls
 
 
-def _watch(name: str, module: nn.Module, stack: list[Call]) -> tuple[Any, Any]:
+def _watch(name: str, module: nn.Module, stack: list[Call], first: dict[str, Call]) -> tuple[Any, Any]:
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        stack.append(Call(name, module, args, kwargs))
+        if name not in first:  # caches are kept as they are now; later the call could not be made again
+            first[name] = Call(name, module, *pytree.tree_map(_as_it_is_now, (args, kwargs)))
+        stack.append(first[name])
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         stack.pop()

@@ -8,6 +8,7 @@ import transformers
 COMMON = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "vocab_size": 64, "max_position_embeddings": 128, "attn_implementation": "eager",
+    "initializer_range": 0.3,
 }  # fmt: skip
 LATENT = {
     "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
@@ -17,6 +18,7 @@ LATENT = {
 ENCODER = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "attn_implementation": "eager",
+    "initializer_range": 0.3,
 }  # fmt: skip
 DECODERS = {
     "Llama": COMMON,
@@ -27,15 +29,16 @@ DECODERS = {
 }
 
 
-def build(family):
-    """The model in eval mode, with the same random weights at every call."""
+def build(family, layers=2):
+    """The model in eval mode, with the same random weights at every call; large ones, so that attention matters."""
     torch.manual_seed(0)
+    deep = {"num_hidden_layers": layers}
     if family == "ViT":
-        config = transformers.ViTConfig(**ENCODER, image_size=16, patch_size=4)
+        config = transformers.ViTConfig(**{**ENCODER, **deep}, image_size=16, patch_size=4)
         return transformers.ViTForImageClassification(config).eval()
     if family == "Bert":
-        return transformers.BertModel(transformers.BertConfig(**ENCODER, vocab_size=64)).eval()
-    config = getattr(transformers, f"{family}Config")(**DECODERS[family])
+        return transformers.BertModel(transformers.BertConfig(**{**ENCODER, **deep}, vocab_size=64)).eval()
+    config = getattr(transformers, f"{family}Config")(**{**DECODERS[family], **deep})
     return getattr(transformers, f"{family}ForCausalLM")(config).eval()
 
 

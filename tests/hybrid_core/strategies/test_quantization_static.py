@@ -1,6 +1,11 @@
 """Static int8: ranges from calibration, kernels probed for this processor, compiled, refused where it cannot be."""
 
 import copy
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +19,7 @@ from hybrid_core.strategies.base import Situation
 from hybrid_core.strategies.precision import int8_static, saturation
 from hybrid_core.strategies.registry import get_strategy
 
+ROOT = Path(__file__).parents[3]
 STRATEGY = get_strategy("quantization")
 needs_kernels = pytest.mark.skipif(
     STRATEGY.unavailable("int8_static", "cpu") is not None, reason="no int8 kernels or no compiler here"
@@ -89,6 +95,21 @@ def test_a_processor_that_saturates_gets_seven_bits(uncompiled, monkeypatch):
     assert "activations in 7 bits" in apply(Small()).changes[0]
     monkeypatch.setattr(saturation, "_static_convolution", lambda top: torch.zeros(4))
     assert "add wrongly" in STRATEGY.unavailable("int8_static", "cpu")
+
+
+@needs_kernels
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the limit is one of x86 processors")
+def test_kernels_as_on_processors_without_vnni_are_found_to_saturate():
+    """oneDNN can be held to older instructions, but only before it starts."""
+    script = (
+        "from hybrid_core.strategies.precision import saturation as s; "
+        "print(round(float(s._static_product(255)[0])), s.static_range())"
+    )
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    said = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    total, largest = said.stdout.split()
+    assert int(total) != 512 and largest == "127"
 
 
 @needs_kernels

@@ -15,6 +15,8 @@ from hybrid_core.strategies.precision.int8_dynamic import INT8_DYNAMIC, INT8_KEE
 from hybrid_core.strategies.precision.int8_static import INT8_STATIC
 from hybrid_core.strategies.precision.int8_weight_only import INT8_WEIGHT_ONLY
 from hybrid_core.strategies.precision.mixed_precision import MIXED_1, MIXED_5
+from hybrid_core.strategies.runtimes.onnx_int8 import ONNX_INT8_DYNAMIC
+from hybrid_core.strategies.runtimes.openvino_low import OPENVINO_BF16, OPENVINO_INT8
 
 QUANTIZATION = Family(
     name="quantization",
@@ -33,5 +35,8 @@ QUANTIZATION = Family(
         FLOAT8,
         MIXED_1,
         MIXED_5,
+        ONNX_INT8_DYNAMIC,
+        OPENVINO_INT8,
+        OPENVINO_BF16,
     ),
 )

@@ -105,6 +105,26 @@ def record_call(model: nn.Module, situation: Situation) -> tuple[CallForm, tuple
     return form, tensors, [leaf for leaf in out_leaves if isinstance(leaf, Tensor)]
 
 
+def given_tensors(
+    model: nn.Module, situation: Situation, inputs: tuple[Any, ...], form: CallForm
+) -> list[list[Tensor]]:
+    """The tensors of every call of this form that the workload makes of the model for these inputs (copies)."""
+    calls: list[list[Tensor]] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensors = form.tensors_of(args, kwargs)
+        if tensors is not None:
+            calls.append([tensor.detach().clone() for tensor in tensors])
+
+    hook = model.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            situation.call(model, _copied(inputs))
+    finally:
+        hook.remove()
+    return calls
+
+
 def write_graph(
     model: nn.Module, form: CallForm, example: tuple[Tensor, ...], folder: Path, *, open_sizes: bool
 ) -> GraphFile:

@@ -106,6 +106,12 @@ class RuntimeModule(nn.Module):
         """What the sessions keep that no tensor of PyTorch shows."""
         return OutsideMemory(max(0, self._weights), max(0, self._working), how_it_is_found())
 
+    def export_files(self) -> dict[str, Path]:
+        """The graph as the runtime opens it, with the weights that lie beside it, to be taken along as files."""
+        path = self._path
+        assert path is not None, "load() comes first"
+        return {file.name: file for file in sorted(path.parent.glob(f"{path.stem}.*")) if file.is_file()}
+
     def __deepcopy__(self, memo: dict[int, Any]) -> RuntimeModule:
         """A session cannot be copied, and is never changed by a call: the copy is the same module."""
         return self

@@ -1,0 +1,134 @@
+"""`openvino_int8` and `openvino_bf16`: OpenVINO with fewer bits, for weights and activations both.
+
+int8 is static: NNCF watches the activations on calibration inputs and writes their ranges into the graph, so a call
+computes no scales. The inputs are made like those of the workload but are never those that are compared or timed.
+bfloat16 needs no calibration, only a processor with units for it: elsewhere it would be emulated.
+Sources: NNCF (Kozlov et al. 2020, arXiv 2002.08679); OpenVINO documentation, "Precision control".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybrid_core.errors import StrategyUnsupported
+from hybrid_core.strategies.base import Applied, Method, Setting, Situation
+from hybrid_core.strategies.runtimes.graph_file import CallForm, GraphFile, given_tensors
+from hybrid_core.strategies.runtimes.installed import cpu_only_reason, missing_reason
+from hybrid_core.strategies.runtimes.onnx_int8 import LOSSY, own_runtime_conflicts, processor_flags
+from hybrid_core.strategies.runtimes.onnx_runtime import refuse_decode
+from hybrid_core.strategies.runtimes.open_vino import LIBRARIES, OpenVino, silent_openvino
+from hybrid_core.strategies.runtimes.session import run_elsewhere
+
+CALIBRATION_CALLS = 8
+BFLOAT16_UNITS = frozenset({"avx512_bf16", "amx_bf16"})
+
+
+def calibration_tensors(model: nn.Module, situation: Situation, form: CallForm) -> list[list[Tensor]]:
+    """What the model is called with on fresh inputs, or on noisy copies of the example where no others can be made."""
+    if situation.fresh_inputs is None:
+        generator = torch.Generator().manual_seed(0)
+        inputs = [_noisy(situation.example_inputs, generator) for _ in range(CALIBRATION_CALLS - 1)]
+        inputs.insert(0, situation.example_inputs)
+    else:
+        inputs = [situation.fresh_inputs(turn) for turn in range(CALIBRATION_CALLS)]
+    calls = [call for one in inputs for call in given_tensors(model, situation, one, form)]
+    return calls[: 4 * CALIBRATION_CALLS]
+
+
+def _noisy(value: Any, generator: torch.Generator) -> Any:
+    """A copy with a tenth of its own spread added to floating tensors, and rows of whole numbers rolled."""
+
+    def change(tensor: Any) -> Any:
+        if not isinstance(tensor, Tensor):
+            return tensor
+        if tensor.is_floating_point() and tensor.numel() > 1:
+            noise = torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
+            return tensor + noise * 0.1 * tensor.std(correction=0)
+        if tensor.dim() > 1:
+            return tensor.roll(int(torch.randint(1, tensor.shape[1] + 1, (), generator=generator)), 1)
+        return tensor.clone()
+
+    return torch.utils._pytree.tree_map(change, value)
+
+
+def quantize_static(graph: GraphFile, calls: list[list[Tensor]]) -> tuple[Path, str]:
+    """Write the calibrated int8 form of a graph file beside it."""
+    openvino = silent_openvino()
+    import nncf
+
+    core = openvino.Core()
+    model = core.read_model(str(graph.path))
+    kinds = {operation.get_type_name() for operation in model.get_ops()}
+    is_transformer = bool(kinds & {"Softmax", "ScaledDotProductAttention"})
+    data = nncf.Dataset([[tensor.detach().contiguous().numpy() for tensor in call] for call in calls])
+    nncf.set_log_level(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            quantized = nncf.quantize(
+                model,
+                data,
+                model_type=nncf.ModelType.TRANSFORMER if is_transformer else None,
+                subset_size=len(calls),
+            )
+    except Exception as error:  # NNCF and OpenVINO raise classes of their own, one for each thing they lack
+        first = (str(error).splitlines() or ["no message"])[0]
+        raise StrategyUnsupported(f"NNCF cannot quantize the graph ({type(error).__name__}: {first:.200})") from error
+    count = sum(operation.get_type_name() == "FakeQuantize" for operation in quantized.get_ops())
+    if not count:
+        raise StrategyUnsupported("NNCF found no product or convolution to quantize in the graph")
+    path = graph.path.with_suffix(".int8.xml")
+    openvino.save_model(quantized, str(path), compress_to_fp16=False)
+    return path, f"NNCF put {count} int8 ranges into the graph, found on {len(calls)} calibration calls"
+
+
+def _apply_int8(model: nn.Module, situation: Situation) -> Applied:
+    def prepare(graph: GraphFile) -> tuple[Path, str]:
+        return quantize_static(graph, calibration_tensors(model, situation, graph.form))
+
+    return run_elsewhere(model, situation, OpenVino(), LOSSY, prepare)
+
+
+def _no_bfloat16_reason(device: str) -> str | None:
+    reason = cpu_only_reason("openvino_bf16", device) or missing_reason("openvino_bf16", LIBRARIES)
+    if reason is None and not processor_flags() & BFLOAT16_UNITS:
+        return "this processor has no bfloat16 units (avx512_bf16 or amx_bf16), so bfloat16 would be emulated; use int8"
+    return reason
+
+
+OPENVINO_INT8 = Method(
+    Setting(
+        name="openvino_int8",
+        sentence="Runs in OpenVINO with int8 weights and activations, whose ranges NNCF found on calibration inputs.",
+        stage=90,
+        exact=False,
+        expected_cost_s=30.0,
+        references=("https://arxiv.org/abs/2002.08679",),
+    ),
+    apply=_apply_int8,
+    unsupported=refuse_decode,
+    unavailable=lambda device: (
+        cpu_only_reason("openvino_int8", device) or missing_reason("openvino_int8", (*LIBRARIES, "nncf"))
+    ),
+    conflicts=own_runtime_conflicts("openvino_int8"),
+)
+OPENVINO_BF16 = Method(
+    Setting(
+        name="openvino_bf16",
+        sentence="Runs in OpenVINO with bfloat16 arithmetic, on processors that have units for it.",
+        stage=90,
+        exact=False,
+        expected_cost_s=15.0,
+        references=("https://docs.openvino.ai/2026/openvino-workflow/running-inference.html",),
+    ),
+    apply=lambda model, situation: run_elsewhere(model, situation, OpenVino("bf16"), LOSSY),
+    unsupported=refuse_decode,
+    unavailable=_no_bfloat16_reason,
+    conflicts=own_runtime_conflicts("openvino_bf16"),
+)

@@ -19,10 +19,11 @@ from torch import nn
 
 from hybrid_core.application import apply_recipe
 from hybrid_core.errors import InvalidInput, StrategyUnsupported
-from hybrid_core.export import export_folder, load_folder, rebuilding
+from hybrid_core.export import export_folder, load_folder, rebuilding, verify_folder
 from hybrid_core.export import files as files_module
 from hybrid_core.export.loading import StoredWeightsUsed, read_folder
 from hybrid_core.export.state import put_in_place, tensors_of
+from hybrid_core.export.verification import Choices
 from hybrid_core.handover import recipe_code, recipe_json
 from hybrid_core.models.brought.inspection import inspect
 from hybrid_core.models.registry import get_entry
@@ -231,6 +232,45 @@ def test_packages_come_along_by_export_files_or_by_the_path_of_an_aot_library(tm
     monkeypatch.setattr(Packaged, "export_files", lambda self: {"../out": b""})
     with pytest.raises(InvalidInput, match="no plain name"):
         writing._write_packages(tmp_path, Packaged(tmp_path / "some"))
+
+
+def test_a_recipe_of_another_runtime_takes_its_graph_along_and_loads(tmp_path):
+    """The graph in the folder is the model's: ONNX Runtime gives its answers without this package."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    rows = torch.randn(3, 16)
+    recipe = Recipe.from_dict({"kernel_fusion": "onnxruntime"})
+    made = export_folder(tmp_path / "f", recipe_json({"model": "S", "size": "own"}, recipe, {}, {}), model, rows)
+    (graph,) = (made / "package").glob("*.onnx")
+    session = onnxruntime.InferenceSession(str(graph))
+    found = session.run(None, {session.get_inputs()[0].name: rows.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(found), model(rows).detach())
+    loaded = load_folder(made, model, rows)
+    torch.testing.assert_close(loaded(rows), model(rows).detach())
+    findings = verify_folder(made, model, rows, choices=Choices(timing=False))
+    assert all(finding.holds is not False for finding in findings)
+    assert any(f"package/{graph.name} is there for its own runtime" in str(finding) for finding in findings)
+
+
+def test_a_compiled_library_is_told_about_and_run_only_on_request(tmp_path, monkeypatch):
+    model = nn.Sequential(nn.Linear(16, 8))
+    rows = torch.randn(3, 16)
+    ran = []
+
+    def load(path):
+        ran.append(path)
+        return lambda *given: [model(*given)]
+
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
+    monkeypatch.setattr(nn.Sequential, "package_path", str(tmp_path / "library"), raising=False)
+    (tmp_path / "library").write_bytes(b"code")
+    made = export_folder(tmp_path / "f", recipe_json({"model": "S", "size": "own"}, Recipe(), {}, {}), model, rows)
+    load_folder(made, model, rows)
+    quiet = verify_folder(made, model, rows, choices=Choices(timing=False))
+    assert ran == [] and any("was not loaded; add --run-package" in str(finding) for finding in quiet)
+    asked = verify_folder(made, model, rows, choices=Choices(timing=False, run_package=True))
+    assert ran == [str(made / "package/model.pt2")] and any("was run: relative error" in str(f) for f in asked)
 
 
 def test_the_card_has_figures_with_intervals_and_nothing_from_outside_becomes_markup(folder):

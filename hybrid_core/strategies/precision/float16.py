@@ -89,6 +89,7 @@ FLOAT16 = Method(
         exact=False,
         expected_cost_s=2.0,
         references=("https://arxiv.org/abs/1710.03740", "https://arxiv.org/abs/2101.05615"),
+        on_request="saves memory and no time on a CPU, and on a GPU bfloat16 does the same with more range",
     ),
     apply=_apply,
     unsupported=_unsupported,

@@ -118,8 +118,8 @@ def sensitivity_of(model: nn.Module, situation: Situation) -> SensitivityTable:
 
 def inputs_like_the_example(situation: Situation, count: int) -> list[Inputs]:
     """The example and, where the situation can draw more of its kind, fresh ones up to `count`."""
-    draw = getattr(situation, "fresh_inputs", None)
-    return [situation.example_inputs, *([draw(seed) for seed in range(1, count)] if draw is not None else [])]
+    draw = situation.fresh_inputs
+    return [situation.example_inputs, *([draw(turn) for turn in range(1, count)] if draw is not None else [])]
 
 
 def answers(model: nn.Module, situation: Situation, inputs: Sequence[Inputs]) -> list[list[Tensor]]:

@@ -171,12 +171,10 @@ def test_fresh_inputs_are_used_where_the_situation_can_draw_them():
     """Half of them for the table, the rest unseen until the whole model is verified."""
     drawn = []
 
-    class Drawing(Situation):
-        @property
-        def fresh_inputs(self):
-            return lambda seed: drawn.append(seed) or example(seed)
+    def draw(turn):
+        return drawn.append(turn) or example(turn)
 
-    situation = Drawing(example(), Counting(), Workload("forward", "forward", 16))
+    situation = Situation(example(), Counting(), Workload("forward", "forward", 16), fresh_inputs=draw)
     table = measure_sensitivity(Chain().eval(), situation, formats_for(CPU))
     assert drawn == [1] and table.model_calls == 2 + 2 + 2 * sum(len(u.choices) - 1 for u in table.units)
     mixed_precision.solve_until_it_holds(table, Chain().eval(), situation, 0.05)

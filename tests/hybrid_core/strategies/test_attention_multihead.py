@@ -13,8 +13,18 @@ from hybrid_core.strategies.attention.causal_kernel import counted_skips
 from hybrid_core.strategies.attention.multihead import DROPPED, FusedMultihead
 from hybrid_core.strategies.attention_fusion import ATTENTION_FUSION
 from hybrid_core.strategies.base import Situation
+from tests.hybrid_core.strategies.multihead_spellings import (
+    DIM,
+    HEADS,
+    KEPT,
+    STORING,
+    Reads,
+    Uses,
+    causal_bool,
+    causal_float,
+)
 
-FUSION, DIM, HEADS = ATTENTION_FUSION, 32, 4
+FUSION = ATTENTION_FUSION
 
 
 def inputs(*shape, seed=0):
@@ -55,54 +65,9 @@ def check(model, changed, *given):
     assert any("scaled_dot_product" in name for name in after)
 
 
-class Uses(nn.Module):
-    """Calls the layer in the way given and keeps the output only."""
-
-    def __init__(self, call=None, **options):
-        super().__init__()
-        torch.manual_seed(0)
-        self.attention = nn.MultiheadAttention(DIM, HEADS, **options)
-        self.call = call or {}
-
-    def forward(self, x):
-        mask = {k: make(x) for k, make in self.call.items() if callable(make)}
-        given = {**self.call, **mask}
-        key = given.pop("key", x)
-        return self.attention(x, key, key, **given)[0]
-
-
-def causal_bool(x):
-    return torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
-
-
-def causal_float(x):
-    return torch.full((x.shape[1], x.shape[1]), float("-inf")).triu(1)
-
-
-def padding(x):
-    return (torch.arange(x.shape[1]) >= x.shape[1] - 2).expand(x.shape[0], -1)
-
-
-STORING = {
-    "weights asked for by default": Uses(batch_first=True),
-    "the fast path without weights": Uses({"need_weights": False}, batch_first=True),
-    "length first": Uses(),
-    "weights of each head": Uses({"average_attn_weights": False}, batch_first=True),
-    "a boolean mask": Uses({"attn_mask": causal_bool}, batch_first=True),
-    "an additive mask": Uses({"attn_mask": causal_float}, batch_first=True),
-    "padding": Uses({"key_padding_mask": padding}, batch_first=True),
-    "padding and a mask": Uses({"key_padding_mask": padding, "attn_mask": causal_bool}, batch_first=True),
-    "other keys": Uses({"key": lambda x: x.flip(1) * 2}, batch_first=True),
-    "no biases": Uses(batch_first=True, bias=False),
-    "an extra key and a zero key": Uses(batch_first=True, add_bias_kv=True, add_zero_attn=True),
-    "other widths of keys": Uses({"key": lambda x: x[..., :8]}, batch_first=True, kdim=8, vdim=8),
-    "three heads": nn.Sequential(Uses(batch_first=True)),
-}
-
-
 @pytest.mark.parametrize("name", STORING)
 def test_each_way_of_calling_it_becomes_fused_with_equal_outputs(name):
-    model = STORING[name].eval()
+    model = STORING[name]().eval()
     applied = fused(model, inputs(2, 10, DIM))
     assert "nn.MultiheadAttention" in applied.changes[0]
     for shape in ((2, 10, DIM), (3, 7, DIM)):
@@ -110,18 +75,9 @@ def test_each_way_of_calling_it_becomes_fused_with_equal_outputs(name):
 
 
 def test_without_weights_and_off_the_fast_path_it_is_fused_already_and_refused():
-    model = Uses({"need_weights": False}).eval()
+    model = KEPT["fused already (no weights, length first)"]().eval()
     with pytest.raises(StrategyUnsupported, match="already calls the fused kernel"):
         fused(model, inputs(2, 10, DIM))
-
-
-class Reads(nn.Module):
-    def __init__(self, read):
-        super().__init__()
-        self.attention, self.read = nn.MultiheadAttention(DIM, HEADS, batch_first=True), read
-
-    def forward(self, x):
-        return self.read(*self.attention(x, x, x))
 
 
 @pytest.mark.parametrize(

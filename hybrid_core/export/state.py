@@ -98,6 +98,9 @@ def _repack(module: nn.Module, path: str, packed: Any, values: dict[str, Tensor]
     pack: Any = getattr(module, "set_weight_bias", None)
     if pack is None:
         return False
+    if not weight.is_quantized:  # float16 packs give back plain tensors
+        pack(values.get(f"{path}/weight", weight), values.get(f"{path}/bias", bias))
+        return True
     old_scales, old_points = _scales(weight)
     integers = values.get(f"{path}/weight/integers", weight.int_repr())
     scales = values.get(f"{path}/weight/scales", old_scales)

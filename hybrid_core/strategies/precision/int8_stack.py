@@ -31,35 +31,35 @@ _VIEWS = {
 
 
 class Int8Stack(Tensor):
-    """`integers` (stack, rows, columns) int8 and `scale` (stack, rows, 1); reads as their product in `scale`'s type."""
+    """`weight_int8` (stack, rows, columns) times `scale` (stack, rows, 1), in the type of `scale`."""
 
-    integers: Tensor
+    weight_int8: Tensor
     scale: Tensor
 
     @staticmethod
-    def __new__(cls, integers: Tensor, scale: Tensor) -> Int8Stack:
+    def __new__(cls, weight_int8: Tensor, scale: Tensor) -> Int8Stack:
         """A wrapper without memory of its own."""
         made: Int8Stack = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, integers.shape, dtype=scale.dtype, device=integers.device, requires_grad=False
+            cls, weight_int8.shape, dtype=scale.dtype, device=weight_int8.device, requires_grad=False
         )
         return made
 
-    def __init__(self, integers: Tensor, scale: Tensor) -> None:
-        self.integers, self.scale = integers, scale
+    def __init__(self, weight_int8: Tensor, scale: Tensor) -> None:
+        self.weight_int8, self.scale = weight_int8, scale
 
     def widened(self) -> Tensor:
         """The whole stack as a plain tensor."""
-        return self.integers * self.scale
+        return self.weight_int8 * self.scale
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"Int8Stack(shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
 
     def __tensor_flatten__(self) -> tuple[list[str], None]:
-        return ["integers", "scale"], None
+        return ["weight_int8", "scale"], None
 
     @staticmethod
     def __tensor_unflatten__(inner: dict[str, Tensor], facts: Any, size: Any, stride: Any) -> Int8Stack:
-        return Int8Stack(inner["integers"], inner["scale"])
+        return Int8Stack(inner["weight_int8"], inner["scale"])
 
     @classmethod
     def __torch_function__(
@@ -67,7 +67,7 @@ class Int8Stack(Tensor):
     ) -> Any:
         """`stack[index]` widens what is asked for; tuples reach into rows and columns and take the long way."""
         if func is Tensor.__getitem__ and type(args[0]) is cls and not isinstance(args[1], tuple):
-            return args[0].integers[args[1]] * args[0].scale[args[1]]
+            return args[0].weight_int8[args[1]] * args[0].scale[args[1]]
         if func in _VIEWS and type(args[0]) is cls:
             args = (args[0].widened(), *args[1:])
         # Not super(), which would dress plain results up as stacks without values.
@@ -79,9 +79,9 @@ class Int8Stack(Tensor):
         cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in _KEEPING:
-            return Int8Stack(func(args[0].integers), func(args[0].scale))
+            return Int8Stack(func(args[0].weight_int8), func(args[0].scale))
         if func is torch.ops.aten._to_copy.default and (kwargs or {}).get("dtype") in (None, args[0].dtype):
             where = {"device": (kwargs or {}).get("device")}
-            return Int8Stack(func(args[0].integers, **where), func(args[0].scale, **where))
+            return Int8Stack(func(args[0].weight_int8, **where), func(args[0].scale, **where))
         plain_args, plain_kwargs = tree_map(lambda t: t.widened() if type(t) is cls else t, (args, kwargs or {}))
         return func(*plain_args, **plain_kwargs)

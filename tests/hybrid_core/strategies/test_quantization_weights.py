@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import linear as product
 
 from hybrid_core.errors import StrategyUnsupported
+from hybrid_core.export.state import put_in_place, tensors_of
 from hybrid_core.measurement.memory import weight_bytes
 from hybrid_core.records import Workload
 from hybrid_core.strategies.base import Situation
@@ -128,6 +129,19 @@ def test_nothing_global_changes(setting):
     apply(setting, model, noise(4, 128))
     after = torch.get_rng_state(), torch.backends.quantized.engine, torch.get_num_threads(), torch.is_grad_enabled()
     assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+
+
+@pytest.mark.parametrize("setting", [*WEIGHT_ONLY, "int8_dynamic"])
+def test_stored_weights_can_be_taken_apart_and_put_back(setting):
+    """An exported folder writes them and a fresh interpreter reads them into a model built the same way."""
+    chain = nn.Sequential(linear(128, 128), nn.ReLU(), linear(128, 16)).eval()
+    other, x = copy.deepcopy(chain), noise(4, 128)
+    with torch.no_grad():
+        other[0].weight *= 0.5
+    one, two = (apply(setting, model, x).model for model in (chain, other))
+    assert not torch.equal(one(x), two(x))
+    assert put_in_place(two, {name: tensor.clone() for name, tensor in tensors_of(one).items()}) == []
+    assert torch.equal(one(x), two(x))
 
 
 def test_a_layer_that_groups_do_not_divide_is_skipped_and_named():

@@ -51,7 +51,7 @@ def apply_recipe(
     steps = check_recipe(_recipe_in(form))
     situation = situation_of(model, example_inputs, call=call, workload=workload)
     if isinstance(form, Mapping):
-        warn_of_differences(form, situation.device, stacklevel=3)
+        warn_of_differences(form, situation.device)
         decisions = decisions or decisions_in(form)
     situation = dataclasses.replace(situation, decided=decisions or {})
     return apply_steps(private_copy(model), steps, situation).model

@@ -9,28 +9,25 @@ from __future__ import annotations
 import platform
 import warnings
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
 import torch
 
 from hybrid_core.handover import VERSION_KEYS
-from hybrid_core.measurement.environment import cpu_model, read_text
-
-LIBRARIES = tuple(key for key in VERSION_KEYS if key not in ("python", "torch", "cuda", "cudnn", "driver"))
+from hybrid_core.measurement.environment import LIBRARIES, cpu_model, library_versions, read_text
 
 
 class MeasuredElsewhere(UserWarning):
     """The figures of a recipe were measured with other versions or on another device than the one at hand."""
 
 
-def warn_of_differences(exported: Mapping[str, Any], device: torch.device, stacklevel: int = 2) -> None:
-    """One warning that names every difference; none where all that is known agrees."""
+def warn_of_differences(exported: Mapping[str, Any], device: torch.device) -> None:
+    """One warning, for the caller's caller, that names every difference; none where all that is known agrees."""
     found = differences_of(exported, device)
     if found:
         text = f"the figures of this recipe were measured elsewhere: {'; '.join(found)}"
         text += "; measure again before relying on them"
-        warnings.warn(text, MeasuredElsewhere, stacklevel=stacklevel + 1)
+        warnings.warn(text, MeasuredElsewhere, stacklevel=3)
 
 
 def differences_of(exported: Mapping[str, Any], device: torch.device) -> list[str]:
@@ -67,7 +64,7 @@ def _versions_here() -> dict[str, str]:
     found = {"python": _minor(platform.python_version()), "torch": torch.__version__}
     if torch.version.cuda is not None:
         found |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
-    return found | {name: version_of(name) for name in LIBRARIES}
+    return found | dict.fromkeys(LIBRARIES, "") | library_versions()
 
 
 def _device_here(device: torch.device) -> dict[str, str]:
@@ -75,14 +72,6 @@ def _device_here(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         found["graphics card"] = torch.cuda.get_device_properties(device).name
     return found
-
-
-def version_of(library: str) -> str:
-    """The installed version, empty where it is not installed; imports nothing."""
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def _kind(device: str) -> str:

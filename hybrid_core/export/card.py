@@ -16,7 +16,7 @@ from hybrid_core.records import BASELINE_KEY
 RATIOS = {
     "speed_improvement": "speed (untouched time / optimized time)",
     "memory_efficiency": "memory (untouched peak / optimized peak)",
-    "accuracy_preservation": "accuracy kept",
+    "accuracy_preservation": "accuracy kept (optimized / untouched)",
 }
 TIMES = {"baseline_latency_ms": "time of one call, untouched", "latency_ms": "time of one call, optimized"}
 BYTES = {
@@ -67,7 +67,7 @@ def plain(value: Any, most: int = 400) -> str:
 
 def _figures(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     figures, counts = _mapping(data.get("figures")), _mapping(data.get("counts"))
-    rows = [(name, *_estimate(figures.get(key), "x")) for key, name in RATIOS.items()]
+    rows = [(name, *_estimate(figures.get(key), "")) for key, name in RATIOS.items()]
     rows += [(name, *_estimate(figures.get(key), " ms")) for key, name in TIMES.items()]
     rows += [(name, _count(counts.get(key)), "counted") for key, name in BYTES.items() if key in counts]
     error = counts.get("max_abs_error")

@@ -7,9 +7,11 @@ result is kept beside the raw samples. Unknown is None. On Linux the facts come 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +52,25 @@ ENVIRONMENT_VARIABLES = (
 )
 
 
+# Libraries that settings use: another version of one may make another model of the same recipe.
+LIBRARIES = ("numpy", "torchao", "onnxruntime", "openvino", "nncf", "transformers")
+
+
+def library_versions() -> dict[str, str]:
+    """The installed ones with their versions; imports none of them."""
+    found = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
 def read_environment(case: Case, inputs: Any) -> dict[str, Any]:
     """Everything that stays the same during one trial, JSON-able."""
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
+        **library_versions(),
         "platform": platform.platform(),
         "cpu_model": cpu_model(read_text("/proc/cpuinfo")) or platform.processor() or None,
         "cpu_flags": cpu_flags(read_text("/proc/cpuinfo")),

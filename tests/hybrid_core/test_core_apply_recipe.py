@@ -12,7 +12,10 @@ from torch import nn
 from hybrid_core import apply_recipe
 from hybrid_core.application import read_recipe
 from hybrid_core.errors import InvalidInput, StrategyUnsupported
+from hybrid_core.evaluation import case_from_module
 from hybrid_core.handover import recipe_json
+from hybrid_core.measurement.environment import read_environment
+from hybrid_core.provenance import MeasuredElsewhere
 from hybrid_core.records import Recipe
 
 STEPS = {"quantization": "bfloat16"}
@@ -35,6 +38,36 @@ def test_every_form_of_a_recipe_gives_the_same_model(model, recipe):
     assert {p.dtype for p in optimized.parameters()} == {torch.bfloat16}
     inputs = torch.ones(2, 16)
     assert torch.equal(optimized(inputs), apply_recipe(model, STEPS)(inputs))
+
+
+ELSEWHERE = {"torch": "1.0", "python": "2.7.1", "torchao": "0.0.1", "cpu_model": "Another CPU", "device": "cuda:3"}
+
+
+def test_figures_from_other_versions_or_another_device_are_warned_of_and_the_recipe_is_applied(model, tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(recipe_json({}, Recipe.from_dict(STEPS), {}, ELSEWHERE)))
+    with pytest.warns(MeasuredElsewhere) as told:
+        optimized = apply_recipe(model, path)
+    (warning,) = told
+    for words in (
+        "torch was 1.0, here it is",
+        "python was 2.7, here",
+        "Another CPU",
+        "device was cuda, here it is cpu",
+    ):
+        assert words in str(warning.message)
+    assert warning.filename == __file__ and "\n" not in str(warning.message)
+    assert {p.dtype for p in optimized.parameters()} == {torch.bfloat16}
+
+
+def test_the_same_machine_and_plain_recipes_are_not_warned_of(model, recwarn):
+    case = case_from_module(model, (torch.ones(2, 16),))
+    here = read_environment(case, case.fresh_inputs(case.generator("example")))
+    apply_recipe(model, recipe_json({}, Recipe.from_dict(STEPS), {}, here))
+    for plain in (STEPS, "quantization=bfloat16", Recipe.from_dict(STEPS)):
+        apply_recipe(model, plain)
+    assert [w for w in recwarn if issubclass(w.category, MeasuredElsewhere)] == []
+    assert {"torch", "python", "numpy"} <= set(recipe_json({}, Recipe(), {}, here)["versions"])
 
 
 def test_an_exported_file_is_read_by_path_and_by_name(model, tmp_path):

@@ -20,6 +20,7 @@ from torch import nn
 
 from hybrid_core.application import apply_recipe
 from hybrid_core.errors import InvalidInput, StrategyUnsupported
+from hybrid_core.evaluation import case_from_module, evaluate
 from hybrid_core.export import export_folder, load_folder, rebuilding, verification, verify_folder
 from hybrid_core.export import files as files_module
 from hybrid_core.export.__main__ import main
@@ -29,7 +30,7 @@ from hybrid_core.export.verification import Choices
 from hybrid_core.handover import recipe_code, recipe_json
 from hybrid_core.models.brought.inspection import inspect
 from hybrid_core.models.registry import get_entry
-from hybrid_core.records import MeasureLimits, Recipe, Subject, Workload, to_json
+from hybrid_core.records import MeasureLimits, MeasureRequest, Purpose, Recipe, Subject, Workload, to_json
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = Recipe.from_dict({"attention_fusion": "sdpa", "quantization": "int8_dynamic"})
@@ -422,3 +423,16 @@ def test_a_module_beside_the_script_is_not_imported(copied):
     done = python("verify.py", cwd=copied)
     assert done.returncode == 1 and "owned" not in done.stderr and "recipe.json has 2 bytes" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_measurement_records_what_was_decided_in_it():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).eval()
+    case = case_from_module(model, (torch.randn(4, 64),))
+    recipe = Recipe.from_dict({"quantization": "mixed_5"})
+    subject = Subject("m", "own", case.workload)
+    quick = MeasureLimits(min_pairs=4, max_pairs=4, max_timed_s=0.5, quality_samples=2)
+    trial = evaluate(case, MeasureRequest("t", "r", subject, recipe, Purpose.FINAL, quick))
+    assert trial.measurement is not None, trial.reason
+    decided = recipe_json({}, recipe, trial.measurement, trial.measurement.environment)["decisions"]
+    assert set(decided["mixed_5"]) == {"0", "2"} and json.dumps(decided)

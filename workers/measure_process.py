@@ -33,10 +33,10 @@ def main(arguments: list[str] | None = None, measure: MeasureFunction | None = N
     # Compilers and other children must not keep the pipe open after this process ended.
     os.set_inheritable(result_fd, False)
     request = MeasureRequest.from_json(read_frame(lambda size: os.read(0, size), MAX_REQUEST_BYTES))
-    leave_with_parent(_take_standard_input())
-    tell_phase: PhaseSink = lambda phase: _write_all(result_fd, encode_frame({"phase": phase}))  # noqa: E731
+    leave_with_parent(take_standard_input())
+    tell_phase: PhaseSink = lambda phase: write_all(result_fd, encode_frame({"phase": phase}))  # noqa: E731
     trial = (measure or measure_from_registry)(request, tell_phase)
-    _write_all(result_fd, encode_frame({"trial": to_json(trial)}))
+    write_all(result_fd, encode_frame({"trial": to_json(trial)}))
     # The result is out; a candidate's broken destructors or exit handlers must not turn it into a crash.
     sys.stdout.flush()
     os._exit(0)
@@ -77,7 +77,7 @@ def leave_with_parent(lifeline_fd: int) -> None:
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
-def _take_standard_input() -> int:
+def take_standard_input() -> int:
     """A private copy of standard input; what reads descriptor 0 from now on finds it empty."""
     lifeline_fd = os.dup(0)
     empty_fd = os.open(os.devnull, os.O_RDONLY)
@@ -86,7 +86,7 @@ def _take_standard_input() -> int:
     return lifeline_fd
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

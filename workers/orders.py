@@ -25,7 +25,10 @@ EXIT_SPOOL_FAILED, EXIT_OTHER_ATTEMPT_ALIVE = 4, 5
 
 @dataclass(frozen=True)
 class RunOrder:
-    """One attempt of one run; `history` holds rows of the query of that name."""
+    """One attempt of one run; `history` and `conflicts` hold rows of the queries of those names.
+
+    An empty `survey_command` means that every setting is tried without asking first.
+    """
 
     run_id: str
     attempt: int
@@ -35,6 +38,8 @@ class RunOrder:
     family: str
     measure_command: tuple[str, ...]
     history: tuple[Mapping[str, Any], ...] = ()
+    conflicts: tuple[Mapping[str, Any], ...] = ()
+    survey_command: tuple[str, ...] = ()
 
     @property
     def paths(self) -> DataPaths:
@@ -71,7 +76,9 @@ class RunOrder:
                 "config": RunConfig.from_json(data["config"]),
                 "subject": Subject.from_json(data["subject"]),
                 "measure_command": tuple(data["measure_command"]),
+                "survey_command": tuple(data["survey_command"]),
                 "history": tuple(data["history"]),
+                "conflicts": tuple(data["conflicts"]),
             }
         )
 

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from hybrid_core.errors import HybridError
-from hybrid_core.records import MeasureLimits, MeasureRequest, Purpose, Recipe, Trial
+from hybrid_core.records import MeasureLimits, MeasureRequest, Purpose, Recipe, Step, Trial
+from hybrid_core.search.hints import Surveyed
 from storage.spool import SpoolWriteFailed, SpoolWriter
 from workers.engines.local import LocalEngine
+from workers.engines.survey import run_survey
 from workers.orders import EXIT_OTHER_ATTEMPT_ALIVE, EXIT_SPOOL_FAILED, RunOrder, run_folder
 from workers.run_report import Replay, RunOver, RunReport
 from workers.run_watch import RunWatch, remove_scratch
@@ -84,6 +86,20 @@ class Measurer:
         return trial
 
 
+class Surveyor:
+    """Answers the search which settings the model cannot have: from the spool, or from a process that asks them."""
+
+    def __init__(self, order: RunOrder, replay: Replay) -> None:
+        self._order, self._replay = order, replay
+
+    def __call__(self, steps: Sequence[Step], limit_s: float) -> Surveyed:
+        """Ask the steps, or remember what they said."""
+        if self._replay.survey is not None:
+            return self._replay.survey
+        order = self._order
+        return run_survey(order.survey_command, order.subject, steps, limit_s, order.scratch, order.log_file)
+
+
 def _carry_out(order: RunOrder, hub_fd: int, plan: Callable[[RunOrder], Plan]) -> int:
     replay = Replay(order.paths.spool, order.run_id)
     try:
@@ -91,7 +107,8 @@ def _carry_out(order: RunOrder, hub_fd: int, plan: Callable[[RunOrder], Plan]) -
         engine = LocalEngine(order.measure_command, order.scratch, order.log_file)
         RunWatch(order, report, engine, hub_fd).start()
         try:
-            _search(order, plan, Measurer(order, engine, report, replay), report)
+            survey = Surveyor(order, replay) if order.survey_command else None
+            _search(order, plan, Measurer(order, engine, report, replay), survey, report)
         except HybridError as error:
             if isinstance(error, SpoolWriteFailed):
                 raise
@@ -109,11 +126,26 @@ def _carry_out(order: RunOrder, hub_fd: int, plan: Callable[[RunOrder], Plan]) -
     return 0
 
 
-def _search(order: RunOrder, plan: Callable[[RunOrder], Plan], measure: Measurer, report: RunReport) -> None:
+def _search(
+    order: RunOrder,
+    plan: Callable[[RunOrder], Plan],
+    measure: Measurer,
+    survey: Surveyor | None,
+    report: RunReport,
+) -> None:
     space, space_facts, search = plan(order)
     facts = {"config": order.config, "subject": order.subject, "family": order.family, "space": space_facts}
     report.started(facts)
-    result = search(order.config, space, measure, report.emit, history=_history(order), run_id=order.run_id)
+    result = search(
+        order.config,
+        space,
+        measure,
+        report.emit,
+        history=_history(order),
+        run_id=order.run_id,
+        family=order.family,
+        survey=survey,
+    )
     if result.failed:
         report.finish("failed", result.stop_reason)
         return

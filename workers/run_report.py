@@ -19,13 +19,14 @@ from typing import Any
 import psutil
 
 from hybrid_core.records import Trial
+from hybrid_core.search.hints import Surveyed
 from storage.spool import SpoolWriteFailed, SpoolWriter, attempts_of, read_all, replay_trials, spool_path
 
 log = logging.getLogger("run")
 RETRY_S = 2.0
 DISK_PATIENCE_S = 120.0
 # Events without a trial id: the search repeats them in the same order, so counting recognises them.
-COUNTED_KINDS = ("selection", "skipped")
+COUNTED_KINDS = ("selection", "skipped", "survey", "starting_points", "synergy")
 
 
 class RunOver(BaseException):
@@ -38,9 +39,13 @@ class Replay:
     def __init__(self, spool_dir: Path, run_id: str) -> None:
         self.trials: dict[str, Trial] = {t.trial_id: t for t in replay_trials(spool_dir, run_id)}
         self._told: Counter[str] = Counter()
+        self.survey: Surveyed | None = None
         for attempt in attempts_of(spool_dir, run_id):
             records = read_all(spool_path(spool_dir, run_id, attempt))
             self._told.update(record.kind for record in records if record.kind in COUNTED_KINDS)
+            for record in records:
+                if record.kind == "survey":
+                    self.survey = Surveyed.from_event(record.data)
 
     def was_told(self, kind: str, data: Mapping[str, Any]) -> bool:
         """Whether an earlier attempt has written this event; a counted kind is used up by asking."""

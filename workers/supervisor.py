@@ -57,6 +57,7 @@ class Programs:
 
     run: tuple[str, ...] = (sys.executable, "-m", "workers.run_process")
     measure: tuple[str, ...] = (sys.executable, "-m", "workers.measure_process")
+    survey: tuple[str, ...] = (sys.executable, "-m", "workers.survey_process")
     catalog: tuple[str, ...] = (sys.executable, "-m", "workers.catalog_process")
     inspect: tuple[str, ...] = (sys.executable, "-m", "workers.inspect_process")
     export: tuple[str, ...] = (sys.executable, "-m", "workers.export_process")
@@ -242,6 +243,7 @@ class Supervisor:
             subject=Subject.from_json(run.subject),
             family=run.family,
             measure_command=self._programs.measure,
+            survey_command=self._programs.survey,
             history=tuple(rows),
         )
 

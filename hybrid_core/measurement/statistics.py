@@ -83,15 +83,22 @@ def median_of_blocks(values: npt.ArrayLike, seed: int = 0) -> Estimate:
 def median_interval(values: npt.ArrayLike, seed: int = 0) -> tuple[float, float]:
     """95 % interval of the median of independent values by the smoothed bootstrap of the module's docstring."""
     array = np.asarray(values, dtype=np.float64)
-    count = array.size
-    if count < 2:
+    if array.size < 2:
         return -math.inf, math.inf
+    low, high = np.quantile(resampled_medians(array, seed), _tails())
+    return float(low), float(high)
+
+
+def resampled_medians(values: npt.ArrayLike, seed: int = 0) -> Array:
+    """The smoothed bootstrap's draws of the median, widened about it for small samples; at least two values."""
+    array = np.asarray(values, dtype=np.float64)
+    count = array.size
     generator = np.random.default_rng(seed)
     noise = _scale(array) / math.sqrt(count) * generator.standard_normal((RESAMPLES, count))
     medians = np.median(array[generator.integers(0, count, (RESAMPLES, count))] + noise, axis=1)
-    low, high = np.quantile(medians, _tails())
-    centre, widen = float(np.median(array)), 1.0 + 1.0 / count
-    return centre + widen * (float(low) - centre), centre + widen * (float(high) - centre)
+    centre = float(np.median(array))
+    widened: Array = centre + (1.0 + 1.0 / count) * (medians - centre)
+    return widened
 
 
 def mean_of_rows(rows: npt.ArrayLike, seed: int = 0) -> Estimate:

@@ -12,16 +12,22 @@ from typing import Any
 
 from hybrid_core.config import RunConfig
 from hybrid_core.fitness import verdicts_of
-from hybrid_core.records import MeasureLimits, Purpose, Recipe, Trial, to_json
+from hybrid_core.records import MeasureLimits, Outcome, Purpose, Recipe, Trial, to_json
 from hybrid_core.search.book import TrialBook
-from hybrid_core.search.costs import Budget, CostModel, limits_for
+from hybrid_core.search.costs import Budget, CostModel, limits_for, survey_limit_s
 from hybrid_core.search.final import choose_finalists
+from hybrid_core.search.hints import KnownConflict, Survey
 from hybrid_core.search.space import Space
+from hybrid_core.synergy import synergies
 
 Measure = Callable[[Recipe, Purpose, MeasureLimits], Trial]
 Emit = Callable[[str, dict[str, Any]], None]
 # The untouched model gets at least this long: without it there is no run at all.
 _LEAST_BASELINE_S = 60.0
+# The single settings may use this share of the budget before pairs of the good ones have their turn.
+OPENING_SHARE = 0.5
+# Below this many settings asking first costs as much as trying.
+FEWEST_TO_SURVEY = 3
 
 
 class Bench:
@@ -111,11 +117,59 @@ class Bench:
         )
         started_s = self._clock()
         trial = self._measure(recipe, purpose, limits)
-        self.budget.charge(trial, self._clock() - started_s)
+        self.budget.charge(trial.seconds, self._clock() - started_s)
         if not is_final:
             self.costs.observe(trial)
         self._record(trial)
         return trial
+
+    def rule_out(self, conflict: KnownConflict) -> None:
+        """Do not try what contains these steps, and say why where the space has it."""
+        if conflict.recipe.key in self.space.by_key:
+            self.book.rule_out(conflict.recipe, conflict.sentence)
+            self.skip(conflict.recipe.key, conflict.sentence)
+
+    def opening_is_enough(self) -> bool:
+        """True when half the budget went into single settings and two good ones wait to be combined."""
+        used = self.budget.elapsed_s >= OPENING_SHARE * self.budget.limit_s
+        return used and self._most_steps > 1 and len(self.book.good_singles()) > 1
+
+    def skip_unmeasured_singles(self, why: str) -> None:
+        """Say of every single setting that was never reached why it was not."""
+        for recipe in self.space.singles:
+            if recipe.key not in self.book.search and not self.book.is_blocked(recipe):
+                self.skip(recipe.key, f"not measured: {why}")
+
+    def survey(self, ask: Survey) -> None:
+        """Ask the open single settings whether the model can have them; those that cannot become trials at once.
+
+        A few settings are tried as quickly as they are asked, and a survey that fails leaves everything to be tried.
+        """
+        steps = [recipe.steps[0] for recipe in self.space.singles if self.is_open(recipe)]
+        limit_s = survey_limit_s(self.config.budget_s, self.budget.remaining_s)
+        if len(steps) < FEWEST_TO_SURVEY or limit_s <= 0:
+            return
+        self.tell_progress("search", f"asking {len(steps)} settings whether this model can have them")
+        started_s = self._clock()
+        found = ask(steps, limit_s)
+        self.budget.charge(found.seconds, self._clock() - started_s)
+        self.emit("survey", found.to_event())
+        share_s = found.seconds / max(1, found.answered)
+        for step, reason in found.unsupported.items():
+            self._record_unsupported(Recipe((step,)), reason, share_s)
+
+    def _record_unsupported(self, recipe: Recipe, reason: str, seconds: float) -> None:
+        trial = Trial(
+            trial_id=f"{self._run_id}:{Purpose.SEARCH}:{recipe.key}",
+            run_id=self._run_id,
+            recipe=recipe,
+            purpose=Purpose.SEARCH,
+            outcome=Outcome.UNSUPPORTED,
+            reason=reason,
+            stage="survey",
+            seconds=seconds,
+        )
+        self._record(trial)
 
     def tell_progress(self, stage: str, sentence: str, current_s: float = 0.0) -> None:
         """Say where the run stands and at most how long it still takes."""
@@ -139,6 +193,12 @@ class Bench:
             },
         )
 
+    def tell_synergies(self) -> None:
+        """Say what each measured ensemble gained over the product of its parts."""
+        found = synergies([*self.book.search.values(), *self.book.finals.values()], self.book.noise_floors)
+        if found:
+            self.emit("synergy", {"synergies": to_json(found)})
+
     def finalists(self) -> list[Recipe]:
         """Who would enter the final race now, best first."""
         return choose_finalists(list(self.book.search.values()), self.options, self.book.noise_floors)
@@ -159,7 +219,7 @@ class Bench:
                 "iteration": self.iteration,
             },
         )
-        if blocked is not None:
+        if blocked is not None and trial.stage != "survey":
             self._say_blocked(trial.recipe, blocked)
         if trial.purpose is not Purpose.FINAL:
             self._leader = next(iter(self.finalists()), None)

@@ -46,6 +46,10 @@ class TrialBook:
         self._blocked[frozenset(trial.recipe.steps)] = reason
         return reason
 
+    def rule_out(self, recipe: Recipe, reason: str) -> None:
+        """Block every recipe that contains these steps, for a reason known before anything was measured."""
+        self._blocked.setdefault(frozenset(recipe.steps), reason)
+
     def is_blocked(self, recipe: Recipe) -> bool:
         """True when the recipe contains steps that failed together in this run."""
         steps = frozenset(recipe.steps)
@@ -90,6 +94,24 @@ class TrialBook:
             and trial.measurement is not None
             and unfit_parent_reason(trial, self.options) is None
         }
+
+    def best_ensemble(self) -> tuple[Trial, float] | None:
+        """The fittest ensemble that may be a parent, with its fitness; None while combining has not paid.
+
+        It has to beat every single step in it that was measured: else adding further steps to it is not worth a trial.
+        """
+        scores = {
+            key: fitness.value
+            for key, trial in self.search.items()
+            if unfit_parent_reason(trial, self.options) is None and (fitness := self.fitness(trial)) is not None
+        }
+        ensembles = [self.search[key] for key in scores if len(self.search[key].recipe.steps) > 1]
+        best = max(ensembles, key=lambda trial: scores[trial.recipe.key], default=None)
+        if best is None:
+            return None
+        alone = [scores.get(Recipe((step,)).key, 0.0) for step in best.recipe.steps]
+        score = scores[best.recipe.key]
+        return (best, score) if score > max(alone) else None
 
     def counts(self) -> dict[str, int]:
         """How many trials ended how, final race included."""

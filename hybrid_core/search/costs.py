@@ -41,9 +41,9 @@ class Budget:
         """Seconds left, never negative."""
         return max(0.0, self.limit_s - self.elapsed_s)
 
-    def charge(self, trial: Trial, waited_s: float) -> None:
-        """Count a trial's recorded seconds where waiting for it took less."""
-        self._replayed_s += max(0.0, trial.seconds - waited_s)
+    def charge(self, seconds: float, waited_s: float) -> None:
+        """Count the recorded seconds of a trial or survey where waiting for it took less."""
+        self._replayed_s += max(0.0, seconds - waited_s)
 
 
 class CostModel:
@@ -84,6 +84,11 @@ class CostModel:
 
     def _step_s(self, step: Step) -> float:
         return self._space.step_prior_s(step) * self._scale.get(step, 1.0)
+
+
+def survey_limit_s(budget_s: float, remaining_s: float) -> float:
+    """How long asking the settings may take: starting a process and building the model is most of it."""
+    return min(120.0, max(20.0, budget_s / 6), remaining_s)
 
 
 def limits_for(budget_s: float, purpose: Purpose, available_s: float) -> MeasureLimits:

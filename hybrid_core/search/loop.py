@@ -1,4 +1,4 @@
-"""The search, read from top to bottom: baseline, singles, pairs, recombination, final race, winner.
+"""The search, read from top to bottom: baseline, survey, singles, pairs, larger ensembles, recombination, final race.
 
 Each iteration proposes recipes, measures what fits into the budget, and lets the selection method choose the parents of
 the next ones. All randomness comes from the run's seed and all time from the clock and the trials' own seconds, so
@@ -8,6 +8,7 @@ The loop knows neither processes nor databases: `measure` and `emit` are given t
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,18 +21,25 @@ from hybrid_core.records import Purpose, Recipe, to_json
 from hybrid_core.search import proposals, stopping
 from hybrid_core.search.bench import Bench, Emit, Measure
 from hybrid_core.search.final import Crowned, crown
+from hybrid_core.search.hints import KnownConflict, Survey
 from hybrid_core.search.result import SearchResult, Stop
 from hybrid_core.search.space import Space
+from hybrid_core.search.starting import starting_points
 from hybrid_core.selection.registry import choose_parents
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one iteration measures. Only rounds of recombination can show that the search has converged."""
+    """What one iteration measures.
+
+    Only rounds of recombination can show that the search has converged; only the opening may be broken off, so that the
+    many single settings leave time for the pairs of the good ones.
+    """
 
     recipes: Sequence[Recipe]
     sentence: str
     may_converge: bool = False
+    may_pause: bool = False
 
 
 def run_search(
@@ -44,23 +52,30 @@ def run_search(
     run_id: str = "",
     clock: Callable[[], float] = time.monotonic,
     should_stop: Callable[[], bool] = lambda: False,
+    family: str = "",
+    survey: Survey | None = None,
+    conflicts: Sequence[KnownConflict] = (),
 ) -> SearchResult:
     """Search for the best recipe within `config.budget_s` and tell everything through `emit(kind, data)`.
 
     `measure` returns a trial for every recipe, failed or not; what it raises is not caught. `run_id` only names the
-    trials in "trial_started". `history` rows of the same model family give the first proposals.
+    trials in "trial_started". `history` rows of the same model family give the first proposals, without any the
+    original document's list for the `family` does. `survey` says which settings the model cannot have, `conflicts`
+    which steps are known to fail together: neither is tried.
     """
     bench = Bench(config, space, measure, emit, run_id, clock)
-    search = _Search(bench, history, should_stop)
-    stop = search.measure_untouched() or search.explore()
+    search = _Search(bench, history, should_stop, family)
+    stop = search.measure_untouched() or search.heed(conflicts, survey) or search.explore()
     result = search.conclude(stop)
     emit("result", result.to_event())
     return result
 
 
 class _Search:
-    def __init__(self, bench: Bench, history: Sequence[HistoryRow], should_stop: Callable[[], bool]) -> None:
-        self.bench, self.history, self.should_stop = bench, history, should_stop
+    def __init__(
+        self, bench: Bench, history: Sequence[HistoryRow], should_stop: Callable[[], bool], family: str
+    ) -> None:
+        self.bench, self.history, self.should_stop, self.family = bench, history, should_stop, family
         self.config, self.options, self.space = bench.config, bench.options, bench.space
         self.rng = random.Random(bench.config.seed)
         self.recommended: list[Recipe] = []
@@ -78,6 +93,16 @@ class _Search:
             return broken
         return Stop("failed", f"the untouched model could not be measured: {why_not}")
 
+    def heed(self, conflicts: Sequence[KnownConflict], survey: Survey | None) -> Stop | None:
+        """Rule out what is known to fail together and, as far as it can be asked, what the model cannot have."""
+        for conflict in conflicts:
+            self.bench.rule_out(conflict)
+        if self.should_stop():
+            return stopping.cancelled()
+        if survey is not None:
+            self.bench.survey(survey)
+        return None
+
     def explore(self) -> Stop:
         """Measure round after round until a rule says stop."""
         for round_ in self.rounds():
@@ -92,29 +117,53 @@ class _Search:
         return stopping.one_round()
 
     def rounds(self) -> Iterator[Round]:
-        """The opening (recommendations and singles; pairs and what was too expensive at first), then children."""
+        """The opening; pairs and what was put off; what extends the best ensemble; then children."""
         bench = self.bench
-        if self.options.enable_adaptive_hybrid:
-            self.recommended = proposals.recommended(self.history, self.config, self.space, bench.is_open)
-        singles = proposals.order_singles(self.space, bench.costs.expected_s, self.options)
-        cheap, expensive = proposals.split_expensive(singles, bench.costs.expected_s, self.config.budget_s)
-        opening = list(dict.fromkeys((*self.recommended, *cheap)))
+        opening, later = self.opening()
         bench.iteration = 1
         if not self.options.enable_candidate_selection:
             pairs = proposals.cheapest_pairs(self.space, bench.costs.expected_s, bench.is_open)
-            proposed = [*opening, *pairs[: self.options.num_candidates], *expensive]
+            proposed = [*opening, *pairs[: self.options.num_candidates], *later]
             yield Round(list(dict.fromkeys(proposed)), "measuring every proposed candidate once")
             return
-        yield Round(opening, "measuring the single settings")
+        yield Round(opening, "measuring the single settings", may_pause=True)
         good = bench.book.good_singles()
         pairs = proposals.pairs_of_good(self.space, good, self.options, bench.is_open)[: self.options.num_candidates]
-        second = [*pairs, *filter(bench.is_open, expensive)]
+        second = [*pairs, *filter(bench.is_open, [*opening, *later])]
         if second:
             bench.iteration += 1
-            yield Round(second, "measuring pairs of the good settings, then the settings that cost more to try")
+            yield Round(second, "measuring pairs of the good settings, then the settings that were put off")
+        yield from self.extensions()
         while True:
             bench.iteration += 1
             yield Round(self.children(), "measuring recombinations of the chosen parents", may_converge=True)
+
+    def opening(self) -> tuple[list[Recipe], list[Recipe]]:
+        """What is measured first (history's recommendations, else the document's; then singles), and what waits."""
+        bench, documented = self.bench, list[Recipe]()
+        if self.options.enable_adaptive_hybrid:
+            self.recommended = proposals.recommended(self.history, self.config, self.space, bench.is_open)
+        named = proposals.documented_strategies(self.family) if self.options.enable_adaptive_hybrid else ()
+        singles = proposals.order_singles(self.space, bench.costs.expected_s, self.options, first=named)
+        cheap, later = proposals.split_expensive(singles, bench.costs.expected_s, self.config.budget_s)
+        if not self.recommended:
+            documented = proposals.documented(named, list(filter(bench.is_open, cheap)))
+        starts = starting_points(self.family, self.recommended, documented, named)
+        if starts is not None:
+            bench.emit("starting_points", starts)
+        return list(dict.fromkeys((*self.recommended, *documented, *cheap))), later
+
+    def extensions(self) -> Iterator[Round]:
+        """Triples, then quadruples: good settings added to the best ensemble as long as that raises its fitness."""
+        bench, before = self.bench, -math.inf
+        while (best := bench.book.best_ensemble()) is not None and best[1] > before:
+            before = best[1]
+            proposed = proposals.extensions(self.space, best[0], bench.book.good_singles(), self.options, bench.is_open)
+            affordable = [recipe for recipe in proposed if bench.fits(recipe)][: self.options.num_candidates]
+            if not affordable:
+                return
+            bench.iteration += 1
+            yield Round(affordable, f"adding further good settings to {best[0].recipe.key}")
 
     def children(self) -> list[Recipe]:
         """Let the selection method choose parents, and recombine them into recipes that are open and affordable."""
@@ -152,6 +201,8 @@ class _Search:
             stop = stopping.broken_off(bench.run(recipe, Purpose.SEARCH, round_.sentence))
             if stop is not None:
                 return stop
+            if round_.may_pause and bench.opening_is_enough():
+                bench.queue = []
         return None
 
     def stop_between_rounds(self) -> Stop | None:
@@ -191,6 +242,8 @@ class _Search:
         crowned = self.crowned(stop, finalists)
         book = self.bench.book
         self.bench.queue = []
+        self.bench.skip_unmeasured_singles(stop.sentence)
+        self.bench.tell_synergies()
         self.bench.tell_progress("done", crowned.sentence)
         return SearchResult(
             winner=crowned.winner,

@@ -9,12 +9,14 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from hybrid_core.adaptive.document import MODEL_OPTIMIZATIONS, NEAREST_SETTING
 from hybrid_core.adaptive.history import HistoryRow
 from hybrid_core.adaptive.recommend import HISTORY, recommend
 from hybrid_core.config import HybridOptimizationConfig, RunConfig
 from hybrid_core.fitness import active_weights, objectives_of
-from hybrid_core.records import Measurement, Recipe
+from hybrid_core.records import Measurement, Recipe, Trial
 from hybrid_core.search.space import Space
 
 IsOpen = Callable[[Recipe], bool]
@@ -25,11 +27,15 @@ _TRIES_PER_CHILD = 20
 
 
 def order_singles(
-    space: Space, expected_s: Callable[[Recipe], float], options: HybridOptimizationConfig
+    space: Space,
+    expected_s: Callable[[Recipe], float],
+    options: HybridOptimizationConfig,
+    first: Sequence[str] = (),
 ) -> list[Recipe]:
     """The single settings: one of every strategy before a second of any, each by expected seconds per claimed gain.
 
-    The claims are the document's and are used for the order alone; without a claim the cheapest goes first.
+    The claims are the document's and are used for the order alone; without a claim the cheapest goes first. In each
+    turn the strategies in `first` come before the others.
     """
     weights = active_weights(options)
 
@@ -42,7 +48,23 @@ def order_singles(
     for recipe in sorted(space.singles, key=price):
         by_strategy.setdefault(recipe.steps[0].strategy, []).append(recipe)
     turns = itertools.zip_longest(*by_strategy.values())
-    return [recipe for turn in turns for recipe in sorted(filter(None, turn), key=price)]
+    in_turn: Callable[[Recipe], tuple[Any, ...]] = lambda r: (r.steps[0].strategy not in first, *price(r))  # noqa: E731
+    return [recipe for turn in turns for recipe in sorted(filter(None, turn), key=in_turn)]
+
+
+def documented_strategies(family: str) -> tuple[str, ...]:
+    """The strategies that the original document lists for a model family, in its order; none for other families."""
+    return MODEL_OPTIMIZATIONS.get(family, ())
+
+
+def documented(strategies: Sequence[str], singles: Sequence[Recipe]) -> list[Recipe]:
+    """One of the `singles` for each listed strategy: the setting nearest to the document's words, else its first."""
+    chosen = []
+    for strategy in strategies:
+        own = [recipe for recipe in singles if recipe.steps[0].strategy == strategy]
+        nearest = [recipe for recipe in own if recipe.steps[0].setting == NEAREST_SETTING.get(strategy)]
+        chosen += (nearest or own)[:1]
+    return chosen
 
 
 def split_expensive(
@@ -72,6 +94,31 @@ def pairs_of_good(
         if pair is not None and is_open(pair):
             promise[pair] = _predicted_fitness(good[first], good[second], options)
     return sorted(promise, key=lambda pair: (-promise[pair], pair.key))
+
+
+def extensions(
+    space: Space,
+    ensemble: Trial,
+    good: Mapping[str, Measurement],
+    options: HybridOptimizationConfig,
+    is_open: IsOpen,
+) -> list[Recipe]:
+    """The measured ensemble with one more good single each, most promising first.
+
+    Only those whose promise, the product of the ratios, exceeds the ensemble's own fitness: the others would have to
+    gain by chance what nothing suggests.
+    """
+    assert ensemble.measurement is not None
+    own = ensemble.recipe.to_dict()
+    bound = _predicted_fitness(ensemble.measurement, None, options)
+    promise = {}
+    for key in sorted(good):
+        step = Recipe.from_key(key).to_dict()
+        larger = None if set(step) & set(own) else space.find(own | step)
+        predicted = _predicted_fitness(ensemble.measurement, good[key], options)
+        if larger is not None and predicted > bound and is_open(larger):
+            promise[larger] = predicted
+    return sorted(promise, key=lambda recipe: (-promise[recipe], recipe.key))
 
 
 def cheapest_pairs(space: Space, expected_s: Callable[[Recipe], float], is_open: IsOpen) -> list[Recipe]:
@@ -158,6 +205,8 @@ def neighbours(space: Space, recipe: Recipe) -> list[Recipe]:
     return sorted((r for r in found if r is not None), key=lambda r: (len(r.steps), r.key))
 
 
-def _predicted_fitness(first: Measurement, second: Measurement, options: HybridOptimizationConfig) -> float:
-    a, b = objectives_of(first), objectives_of(second)
-    return sum(weight * a[name].value * b[name].value for name, weight in active_weights(options).items() if weight > 0)
+def _predicted_fitness(first: Measurement, second: Measurement | None, options: HybridOptimizationConfig) -> float:
+    """The fitness of the product of both ratios; of the first alone where there is no second."""
+    a = objectives_of(first)
+    b = {name: 1.0 for name in a} if second is None else {n: ratio.value for n, ratio in objectives_of(second).items()}
+    return sum(weight * a[name].value * b[name] for name, weight in active_weights(options).items() if weight > 0)

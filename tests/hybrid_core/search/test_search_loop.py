@@ -12,6 +12,8 @@ from hybrid_core.adaptive.history import HistoryRow
 from hybrid_core.fitness import fitness_of
 from hybrid_core.records import Estimate, Outcome, Purpose, Trial, Verdict
 
+KINDS = ("progress", "trial_started", "trial_finished")
+
 
 def best_by_brute_force(planted, landscape, options):
     """The feasible recipe of the largest true fitness, from the planted effects alone."""
@@ -383,7 +385,7 @@ def test_every_event_is_json_and_complete(search):
     result, _, told = search(budget_s=700)
     for kind, data in told.events:
         json.dumps(data, allow_nan=False)
-        assert kind in {"progress", "trial_started", "trial_finished", "selection", "skipped", "result"}
+        assert kind in {*KINDS, "selection", "skipped", "synergy", "result"}
     started = [event["trial_id"] for event in told.of("trial_started")]
     assert len(started) == len(told.of("trial_finished")) == len(set(started))
     (end,) = told.of("result")

@@ -83,10 +83,10 @@ def test_hard_timeouts_leave_room_for_the_rest_of_the_plan():
 def test_a_replayed_trial_is_charged_what_it_cost_then():
     now = [0.0]
     budget = Budget(100.0, lambda: now[0])
-    budget.charge(trial_of("baseline", seconds=30.0), waited_s=0.0)
+    budget.charge(30.0, waited_s=0.0)
     assert budget.elapsed_s == 30.0
     now[0] = 12.0
-    budget.charge(trial_of("baseline", seconds=10.0), waited_s=12.0)
+    budget.charge(10.0, waited_s=12.0)
     assert budget.elapsed_s == 42.0 and budget.remaining_s == 58.0
 
 

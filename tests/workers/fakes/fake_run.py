@@ -18,7 +18,7 @@ ORDERED = [
 ]
 
 
-def search(config, space, measure, emit, *, history, run_id):
+def search(config, space, measure, emit, *, history, run_id, **hints):
     for done, (recipe, purpose) in enumerate(ORDERED):
         trial_id = f"{run_id}:{purpose}:{recipe.key}"
         emit("trial_started", {"trial_id": trial_id, "recipe": recipe, "key": recipe.key, "purpose": str(purpose)})

@@ -53,9 +53,14 @@ class Folder:
         self.replaced = len(differing)
         if not differing:
             return
+        foreign = [name for name in differing if self.index[name].stored is None]
+        if foreign:
+            raise InvalidInput(
+                f"{len(foreign)} tensors that the recipe did not change differ from the exported model's (first "
+                f"{foreign[0]!r:.80}): the untouched model here is another one; use the same model and versions"
+            )
         stored = read_stored(self.path / WEIGHTS, self.index)
-        missing = [name for name in differing if name not in stored]
-        left = missing or put_in_place(model, {name: stored[name] for name in differing})
+        left = put_in_place(model, {name: stored[name] for name in differing})
         now = index_of(model)
         left = left or [name for name in differing if not _same(now[name], self.index[name])]
         if left:

@@ -393,7 +393,7 @@ HOSTILE = {
     "another seed of tensors": (change_tensors(lambda t: t.pop("embedding.weight")), "put together differently"),
     "wrong shape": (change_tensors(lambda t: t["embedding.weight"].update(shape=[1])), "put together differently"),
     "no shape": (change_tensors(lambda t: t["embedding.weight"].update(shape="x")), "describes 'embedding.weight'"),
-    "other digest": (change_tensors(lambda t: t["embedding.weight"].update(sha256="0" * 64)), "cannot be replaced"),
+    "other digest": (change_tensors(lambda t: t["embedding.weight"].update(sha256="0" * 64)), "is another one"),
     "no tensors": (lambda f: change_json(f, "weights.json", lambda d: d.update(tensors=1)), "lists no tensors"),
 }
 

@@ -139,7 +139,7 @@ INT8_KEEP_ENDS = Method(
         exact=False,
         expected_cost_s=2.0,
         references=_REFERENCES,
-        on_request="larger and no faster than int8_dynamic; for models that lose too much accuracy with it",
+        on_request="larger than int8_dynamic and not measurably faster; for models that lose too much accuracy with it",
     ),
     apply=_apply_between_the_ends,
     unsupported=_too_few,

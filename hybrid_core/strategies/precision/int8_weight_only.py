@@ -80,7 +80,7 @@ INT8_WEIGHT_ONLY = Method(
         exact=False,
         expected_cost_s=6.0,
         references=("https://docs.pytorch.org/ao", "https://arxiv.org/abs/1712.05877"),
-        on_request="slower than float32 on every CPU workload measured; for mixtures with stacked experts, and to save "
+        on_request="never measurably faster than float32 on a CPU; for mixtures with stacked experts, and to save "
         "memory where int4 costs too much accuracy",
     ),
     apply=_apply,

@@ -2,9 +2,9 @@
 
 import streamlit as st
 
-from pages.components import tables
+from pages.components import tables, together
 from pages.components.hub import catalog, query
-from pages.components.states import asked_for, come_in_through_app, empty
+from pages.components.states import asked_for, come_in_through_app, empty, guard
 from pages.components.tables import run_title
 
 LIMIT = 200
@@ -52,3 +52,6 @@ else:
         st.page_link("pages/run.py", label=label, icon=":material/arrow_forward:", query_params={"run": run["run_id"]})
     else:
         st.caption("Select a row to open its run.")
+
+with guard("what failed together"):
+    together.conflicts_part()

@@ -4,7 +4,7 @@ from typing import Any
 
 import streamlit as st
 
-from pages.components import charts, details, handover, tables
+from pages.components import charts, details, handover, tables, together
 from pages.components.cards import TERMINAL, state_badge_line, verdict_sentence
 from pages.components.hub import find_run, query
 from pages.components.states import asked_for, come_in_through_app, empty, guard, run_from_address, unknown_run
@@ -62,6 +62,8 @@ else:
             pareto_part(run, trials)
         with guard("the table of candidates"):
             candidates_part(trials)
+        with guard("what ensembles gained together"):
+            together.synergy_part(run_id)
         with guard("one candidate"):
             details.candidate(run, trials)
     if run["state"] == "finished":

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from hybrid_core.errors import HybridError
 from storage.connection import Database
+from storage.ensembles import synergy_rows
 from storage.rows import insert_rows, row_schema
 from storage.run_changes import change_runs
 from storage.spool import BadLine, SpoolChunk, SpoolRecord, parse_spool_name, read_complete_lines, spool_name
@@ -124,6 +125,7 @@ def _store(db: Database, batch: _Batch) -> IngestResult:
     with db.transaction() as cursor:
         trials = _insert(cursor, "trials", batch, trial_row, lambda kind: kind == "trial_finished")
         _insert(cursor, "events", batch, event_row, lambda kind: kind not in _NOT_KEPT_AS_EVENTS)
+        _insert_synergies(cursor, batch)
         ended = change_runs(cursor, batch.records, batch.newest_attempts, batch.refuse)
         _insert_bad_lines(cursor, batch.bad_lines, db.now())
         cursor.executemany(
@@ -155,6 +157,18 @@ def _insert(
         table,
         [row for r in batch.records if wants(r.kind) and (row := _checked_row(batch, r, to_row, columns))],
     )
+
+
+def _insert_synergies(cursor: duckdb.DuckDBPyConnection, batch: _Batch) -> None:
+    """One record holds the rows of a whole run; one that cannot be understood is kept among the bad lines."""
+    rows: list[dict[str, Any]] = []
+    for record in batch.records:
+        if record.kind == "synergy":
+            try:
+                rows += synergy_rows(record)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                batch.refuse(record, error)
+    insert_rows(cursor, "synergies", rows)
 
 
 def _checked_row(

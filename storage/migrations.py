@@ -192,6 +192,67 @@ def create_brought_models(cursor: duckdb.DuckDBPyConnection) -> None:
     )
 
 
+def create_synergies(cursor: duckdb.DuckDBPyConnection) -> None:
+    """What each measured ensemble gained against the product of its single settings, one row per objective."""
+    cursor.execute(
+        """
+        create table synergies (
+            run_id varchar not null, recipe_key varchar not null, objective varchar not null, steps integer not null,
+            measured double, measured_low double, measured_high double,
+            product double, product_low double, product_high double,
+            synergy double, synergy_low double, synergy_high double,
+            verdict varchar not null, trials_json varchar not null,
+            primary key (run_id, recipe_key, objective)
+        )
+        """
+    )
+
+
+def create_conflicts(cursor: duckdb.DuckDBPyConnection) -> None:
+    """What failed together though each step works alone, seen through the trials, and what a person had forgotten.
+
+    A view and not a table: the trials are the memory, so it is complete after a rebuild and true for old runs too. Its
+    word holds for one family of models, device and text of versions; the newest trial of a recipe has the last word. A
+    timeout counts only where the candidate had three minutes, or a small budget would be remembered as a conflict. A
+    process killed from outside says nothing about its recipe.
+    """
+    cursor.execute("alter table runs add column versions varchar")
+    cursor.execute("create table forgotten_conflicts (conflict_id varchar primary key, forgotten_at double not null)")
+    cursor.execute(
+        """
+        create view conflicts as
+        with told as (
+            select r.family, r.device, r.versions, r.model, t.recipe_key, t.recipe_json, t.outcome, t.reason, t.stage,
+                   t.run_id, t.trial_id, t.started_at, t.seconds,
+                   md5(concat_ws('|', r.family, r.device, r.versions, t.recipe_key))[:10] as conflict_id
+            from trials t join runs r on r.run_id = t.run_id
+            where r.versions is not null and t.recipe_key <> 'baseline'
+        ), works as (
+            select family, device, versions, recipe_key, min(run_id) as run_id from told where outcome = 'ok'
+            group by family, device, versions, recipe_key
+        ), newest as (
+            select * from told where contains(recipe_key, '+')
+              and outcome in ('ok', 'unsupported', 'crashed', 'wrong', 'timeout')
+            qualify row_number() over (partition by conflict_id order by started_at desc, trial_id desc) = 1
+        ), steps as (
+            select n.conflict_id, unnest(string_split(n.recipe_key, '+')) as step from newest n
+        ), alone as (
+            select s.conflict_id, bool_and(w.recipe_key is not null) as all_work,
+                   string_agg(s.step || ' in run ' || w.run_id, ', ' order by s.step) as evidence
+            from steps s join newest n on n.conflict_id = s.conflict_id
+            left join works w on w.family = n.family and w.device = n.device and w.versions = n.versions
+                             and w.recipe_key = s.step
+            group by s.conflict_id
+        )
+        select n.*, a.evidence from newest n join alone a on a.conflict_id = n.conflict_id and a.all_work
+        where n.outcome <> 'ok' and (n.outcome <> 'timeout' or n.seconds >= 180)
+          and not (n.outcome = 'crashed' and contains(n.reason, 'SIGKILL'))
+          and not exists (select 1 from forgotten_conflicts f
+                          where f.conflict_id = n.conflict_id and f.forgotten_at >= n.started_at)
+        """
+    )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     create_runs,
     create_trials,
@@ -199,4 +260,6 @@ MIGRATIONS: tuple[Migration, ...] = (
     create_device_tables,
     create_recommendations,
     create_brought_models,
+    create_synergies,
+    create_conflicts,
 )

@@ -180,6 +180,22 @@ _HISTORY = (
     "t.attempt desc, t.seq desc) = 1 order by r.created_at desc, t.run_id desc, t.recipe_key limit 5000"
 )
 
+_SYNERGIES = (
+    "select s.run_id, r.model, r.family, r.workload, r.workload_label, r.device, r.ended_at, s.recipe_key, "
+    "s.objective, s.steps, "
+    + _interval("s.", "measured", "product", "synergy")
+    + ", s.verdict, s.trials_json from synergies s join runs r on r.run_id = s.run_id "
+    "where ($run_id = '' or s.run_id = $run_id) and ($model = '' or r.model = $model) "
+    "and ($device = '' or r.device = $device) "
+    "order by r.created_at desc, s.run_id desc, s.steps, s.recipe_key, s.objective desc limit $limit"
+)
+
+_CONFLICTS = (
+    "select conflict_id, recipe_key, family, model, device, versions, outcome, reason, stage, run_id, trial_id, "
+    "started_at, seconds, evidence from conflicts where ($family = '' or family = $family) "
+    "and ($device = '' or device = $device) order by started_at desc, conflict_id limit $limit"
+)
+
 NAMED: dict[str, NamedQuery] = {
     "runs": NamedQuery(
         "select "
@@ -222,6 +238,14 @@ NAMED: dict[str, NamedQuery] = {
     ),
     "devices": NamedQuery(_DEVICES),
     "history": NamedQuery(_HISTORY, {name: Parameter(str, "") for name in ("family", "model", "workload", "device")}),
+    "synergies": NamedQuery(
+        _SYNERGIES,
+        {**{name: Parameter(str, "") for name in ("run_id", "model", "device")}, "limit": Parameter(int, 500, 1)},
+    ),
+    "conflicts": NamedQuery(
+        _CONFLICTS,
+        {**{name: Parameter(str, "") for name in ("family", "device")}, "limit": Parameter(int, 500, 1)},
+    ),
     "workers": NamedQuery(
         "select run_id, pid, attempt, state, heartbeat_at, current_trial, current_phase, started_at from leases "
         "order by state = 'active' desc, started_at desc, run_id, attempt limit 200"

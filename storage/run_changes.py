@@ -70,13 +70,15 @@ def _start(cursor: duckdb.DuckDBPyConnection, record: SpoolRecord, newest_attemp
         insert_run(cursor, {"run_id": record.run_id, "state": "queued", "created_at": record.time, **values})
     cursor.execute(
         "update runs set state = 'running', started_at = least(coalesce(started_at, $time), $time), "
-        "attempt = greatest($attempt, $newest), space_json = coalesce(space_json, $space)" + _MAY_SPEAK,
+        "attempt = greatest($attempt, $newest), space_json = coalesce(space_json, $space), "
+        "versions = coalesce(versions, $versions)" + _MAY_SPEAK,
         {
             "run_id": record.run_id,
             "attempt": record.attempt,
             "newest": newest_attempt,
             "time": record.time,
             "space": to_text(record.data["space"]) if "space" in record.data else None,
+            "versions": clean(str(record.data["versions"])) if record.data.get("versions") else None,
         },
     )
     return False

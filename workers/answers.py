@@ -20,6 +20,7 @@ from hybrid_core.errors import HubUnavailable, InvalidInput
 from hybrid_core.handover import recipe_code, recipe_json
 from hybrid_core.records import Recipe, RunState, Subject, to_json
 from storage.connection import Database
+from storage.ensembles import forget_conflict
 from storage.queries import run_query
 from storage.recommendations import load_recommendations, store_recommendations
 from storage.runs import create_run, open_runs, request_cancel
@@ -56,6 +57,7 @@ class Answers:
             "catalog": lambda _: self._offer.catalog(),
             "bring_model": lambda request: self.bring_model(request),
             "forget_model": lambda request: self._offer.forget(_text(request, "name")),
+            "forget_conflict": self.forget_conflict,
             "recommend": self.recommend,
             "handover": self.handover,
             "export": self.export,
@@ -94,6 +96,11 @@ class Answers:
         if (refusal := self.disk_problem()) is not None:
             raise HubUnavailable(f"no model can be brought in: {refusal}")
         return self._offer.bring(request)
+
+    def forget_conflict(self, request: Mapping[str, Any]) -> str:
+        """Let a combination that failed together be tried again."""
+        recipe = forget_conflict(self._db, _text(request, "conflict_id"))
+        return f"{recipe} may be tried again; if it fails again, that is remembered again."
 
     def cancel(self, request: Mapping[str, Any]) -> str:
         """Ask a run to stop, and say what that means now."""

@@ -128,6 +128,10 @@ class Client:
         """Take a brought model out of every form; the answer is a sentence for the person who asked."""
         return str(self._ask({"op": "forget_model", "name": name}))
 
+    def forget_conflict(self, conflict_id: str) -> str:
+        """Let a combination that failed together be tried again; the answer is a sentence for the person who asked."""
+        return str(self._ask({"op": "forget_conflict", "conflict_id": conflict_id}))
+
     def recommend(self, model: str, workload: str = "", device: str = "cpu") -> list[dict[str, Any]]:
         """What to try first on this model, with the evidence it rests on."""
         return list(self._ask({"op": "recommend", "model": model, "workload": workload, "device": device}))

@@ -87,6 +87,7 @@ def take_standard_input() -> int:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of it, however many pieces the pipe takes."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

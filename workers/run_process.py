@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple
 
 from hybrid_core.errors import HybridError
 from hybrid_core.records import MeasureLimits, MeasureRequest, Purpose, Recipe, Step, Trial
-from hybrid_core.search.hints import Surveyed
+from hybrid_core.search.hints import KnownConflict, Surveyed
 from storage.spool import SpoolWriteFailed, SpoolWriter
 from workers.engines.local import LocalEngine
 from workers.engines.survey import run_survey
@@ -38,6 +38,7 @@ class Plan(NamedTuple):
     space: Any
     space_facts: dict[str, Any]
     search: Callable[..., Any]
+    versions: str = ""
 
 
 def main(arguments: Sequence[str] | None = None, plan: Callable[[RunOrder], Plan] | None = None) -> int:
@@ -60,11 +61,12 @@ def main(arguments: Sequence[str] | None = None, plan: Callable[[RunOrder], Plan
 
 def plan_from_registry(order: RunOrder) -> Plan:
     """The real search over the strategies this machine can do; imports torch, therefore late."""
+    from hybrid_core.measurement.machine import versions_text
     from hybrid_core.search.loop import run_search
     from hybrid_core.search.space import Space
 
     space = Space.from_registry(order.config.options, order.subject.device)
-    return Plan(space, dict(space.to_json()), run_search)
+    return Plan(space, dict(space.to_json()), run_search, versions_text())
 
 
 class Measurer:
@@ -133,8 +135,10 @@ def _search(
     survey: Surveyor | None,
     report: RunReport,
 ) -> None:
-    space, space_facts, search = plan(order)
+    space, space_facts, search, versions = plan(order)
     facts = {"config": order.config, "subject": order.subject, "family": order.family, "space": space_facts}
+    facts["versions"] = versions
+    conflicts = [KnownConflict.from_row(row) for row in order.conflicts if row["versions"] == versions]
     report.started(facts)
     result = search(
         order.config,
@@ -145,6 +149,7 @@ def _search(
         run_id=order.run_id,
         family=order.family,
         survey=survey,
+        conflicts=conflicts,
     )
     if result.failed:
         report.finish("failed", result.stop_reason)

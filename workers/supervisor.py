@@ -233,6 +233,7 @@ class Supervisor:
     def _order(self, run: OpenRun, attempt: int) -> RunOrder:
         config = RunConfig.from_json(run.config)
         rows: list[dict[str, Any]] = []
+        known = run_query(self._db, "conflicts", {"family": run.family, "device": str(run.subject["device"])})
         if config.options.enable_adaptive_hybrid:
             rows = run_query(self._db, "history", {"family": run.family}).slice(0, HISTORY_ROWS).to_pylist()
         return RunOrder(
@@ -245,6 +246,8 @@ class Supervisor:
             measure_command=self._programs.measure,
             survey_command=self._programs.survey,
             history=tuple(rows),
+            # Not this run's own: a second attempt must take the decisions of the first.
+            conflicts=tuple(row for row in known.to_pylist() if row["run_id"] != run.run_id),
         )
 
     def _spawn(self, order: RunOrder) -> tuple[subprocess.Popen[bytes], int]:

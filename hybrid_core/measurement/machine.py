@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import importlib.metadata
 import platform
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from hybrid_core.measurement.environment import cpu_model, read_text
+
+# Libraries that do a recipe's work beside torch.
+RECIPE_LIBRARIES = ("torchao", "onnxruntime", "openvino", "nncf", "transformers")
 
 
 def describe_gpus() -> list[dict[str, Any]]:
@@ -25,3 +34,20 @@ def describe_versions() -> dict[str, Any]:
         "system": platform.platform(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def versions_text() -> str:
+    """What a failure holds for, as one comparable line: processor, libraries, and this project's own strategies.
+
+    The strategies count by their text, so that a mended method is tried again.
+    """
+    strategies = Path(__file__).parents[1] / "strategies"
+    own = hashlib.sha256()
+    for path in sorted(strategies.rglob("*.py")):
+        own.update(path.read_bytes())
+    facts = [cpu_model(read_text("/proc/cpuinfo")) or platform.processor() or "unknown processor"]
+    facts += [f"torch {torch.__version__}"]
+    for name in RECIPE_LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            facts.append(f"{name} {importlib.metadata.version(name)}")
+    return ", ".join([*facts, f"strategies {own.hexdigest()[:8]}"])

@@ -95,11 +95,23 @@ def search(run: Row, result: Row) -> None:
             "Trials": f"{run.get('trials')}, of which {run.get('trials_failed')} failed",
         }
         st.table({name: plain(value) for name, value in facts.items() if value is not None}, border="horizontal")
-        events = fetch_kinds(run["run_id"], ("selection", "skipped"))
+        events = fetch_kinds(run["run_id"], ("starting_points", "survey", "selection", "skipped"))
+        _begun([e["data"] for e in events if e["kind"] in ("starting_points", "survey")])
         _choices([e["data"] for e in events if e["kind"] == "selection"])
         _not_tried([e["data"] for e in events if e["kind"] == "skipped"])
         st.markdown("The configuration, ready to submit again:")
         st.json(run.get("config") or {}, expanded=False)
+
+
+def _begun(told: Sequence[Row]) -> None:
+    """Where the search began, and how many settings the model said it cannot have."""
+    for data in told:
+        if data.get("sentence"):
+            st.markdown(f"The search {sentence(data['sentence'], 600)}")
+        elif isinstance(data.get("unsupported"), Mapping):
+            count, problem = len(data["unsupported"]), data.get("problem")
+            asked = f"Before trying, {plain(data.get('answered'))} settings were asked: the model cannot have {count}."
+            st.markdown(asked + (f" {sentence(problem)}" if problem else ""))
 
 
 def _choices(selections: Sequence[Row]) -> None:

@@ -67,6 +67,15 @@ def _told(row: Mapping[str, Any]) -> str:
         return f"Skipped {recipe}: {plain(data.get('reason'))}"
     if kind == "selection":
         return f"Iteration {plain(data.get('iteration'))}: {plain(data.get('method'))} chose the next parents"
+    if kind == "survey":
+        refused, problem = data.get("unsupported"), data.get("problem")
+        count = len(refused) if isinstance(refused, Mapping) else 0
+        told = f"Asked {plain(data.get('answered'))} settings: this model cannot have {count} of them"
+        return told + (f". {plain(problem)}" if problem else "")
+    if kind == "starting_points":
+        return plain(data.get("sentence"), 600)
+    if kind == "synergy":
+        return "Compared each ensemble with the product of its parts"
     if kind == "run_finished":
         return f"Run {plain(data.get('state'))}. {plain(data.get('cause'))}"
     return plain(kind.replace("_", " ").capitalize())

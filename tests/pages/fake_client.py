@@ -480,6 +480,7 @@ class FakeClient:
     cancelled: list[str] = field(default_factory=list)
     brought: dict[str, dict[str, Any]] = field(default_factory=dict)
     exports: dict[str, dict[str, Any]] = field(default_factory=dict)
+    conflicts: list[dict[str, Any]] = field(default_factory=list)
     allows_code: bool = False
     gpus: int = 0
     is_down: bool = False
@@ -658,6 +659,29 @@ class FakeClient:
 
     def _brought_models(self) -> list[dict[str, Any]]:
         return [dict(row) for _, row in sorted(self.brought.items())]
+
+    def _synergies(self, run_id: str = "", **_: Any) -> list[dict[str, Any]]:
+        pair = "attention_fusion=sdpa_causal+kernel_fusion=compile"
+        if run_id != "r-done":
+            return []
+        shared = {"run_id": run_id, "recipe_key": pair, "steps": 2, "trials_json": "[]"}
+        ratios = {"measured": Estimate(1.35, 1.33, 1.37), "product": Estimate(1.43, 1.4, 1.46)}
+        speed = {**ratios, "synergy": Estimate(0.944, 0.92, 0.968)}
+        memory = {name: Estimate.exact(1.0) for name in ratios} | {"synergy": Estimate.exact(1.0)}
+        rows = (("speed", speed, "worse together"), ("memory", memory, "as expected"))
+        return [
+            {**shared, "objective": objective, "verdict": verdict}
+            | {key: value for name, estimate in found.items() for key, value in three(name, estimate).items()}
+            for objective, found, verdict in rows
+        ]
+
+    def _conflicts(self, **_: Any) -> list[dict[str, Any]]:
+        return [dict(row) for row in self.conflicts]
+
+    def forget_conflict(self, conflict_id: str) -> str:
+        self._check()
+        self.conflicts = [row for row in self.conflicts if row["conflict_id"] != conflict_id]
+        return "The recipe may be tried again; if it fails again, that is remembered again."
 
     def _workers(self) -> list[dict[str, Any]]:
         rows = []

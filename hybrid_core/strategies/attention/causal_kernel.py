@@ -22,8 +22,14 @@ from torch.nn import functional
 
 from hybrid_core.strategies.base import Conflict
 
-# Settings of kernel_fusion that record a graph of the model, where a decision about values cannot stand.
-RECORDED = ("compile", "compile_freezing", "compile_max_autotune", "compile_regional", "aot", "cudagraphs")
+# Settings that record a graph of the model, in which a decision about values cannot stand.
+RECORDED = {
+    "kernel_fusion": (
+        "compile", "compile_freezing", "compile_max_autotune", "compile_regional", "aot", "cudagraphs", "onnxruntime",
+        "openvino",
+    ),
+    "quantization": ("onnx_int8_dynamic", "openvino_int8", "openvino_bf16"),
+}  # fmt: skip
 _skips: ContextVar[list[int] | None] = ContextVar("_skips", default=None)
 _last = threading.local()
 
@@ -77,7 +83,7 @@ def is_causal_mask(mask: Tensor, rows: int, columns: int) -> bool:
 def looks_at_masks(setting: str) -> tuple[Conflict, ...]:
     """The conflicts of a setting whose kernel decides by its mask: nothing that records a graph can follow it."""
     reason = "it looks at its mask in every call, which breaks a compiled graph at every attention"
-    return tuple(Conflict(setting, "kernel_fusion", recorded, reason) for recorded in RECORDED)
+    return tuple(Conflict(setting, other, name, reason) for other, names in RECORDED.items() for name in names)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hybrid_core.errors import StrategyUnsupported
-from hybrid_core.strategies.attention.export import Example, Form, export_form
+from hybrid_core.strategies.attention.export import Form, export_form
 from hybrid_core.strategies.attention.held_object import (
     Answered,
     Asked,
@@ -26,6 +26,7 @@ from hybrid_core.strategies.attention.held_object import (
     recorder,
     refuse_what_cannot_be_cut,
 )
+from hybrid_core.strategies.attention.validity import Example
 
 MOST_FORMS = 8
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import nn
 
 from hybrid_core.errors import StrategyUnsupported
-from hybrid_core.strategies.base import Applied, Conflict, Method, Setting, Situation
+from hybrid_core.strategies.base import ANY_SETTING, Applied, Conflict, Method, Setting, Situation
 from hybrid_core.strategies.runtimes.graph_file import GraphFile
 from hybrid_core.strategies.runtimes.installed import cpu_only_reason, missing_reason
 from hybrid_core.strategies.runtimes.onnx_runtime import LIBRARIES, OnnxRuntime, refuse_decode
@@ -86,20 +86,26 @@ def _quantize(graph: GraphFile) -> tuple[Path, str]:
     return path, f"ONNX Runtime keeps {len(weights)} weights as int8 with a scale per output channel ({bits})"
 
 
+# The settings of kernel_fusion that run the whole model; fold and merge only rewrite it and are welcome before.
+RUN_THE_MODEL = (
+    "compile",
+    "compile_freezing",
+    "compile_max_autotune",
+    "compile_regional",
+    "aot",
+    "cudagraphs",
+    "onnxruntime",
+    "openvino",
+)
+
+
 def own_runtime_conflicts(setting: str) -> tuple[Conflict, ...]:
     """What quantizing inside a runtime leaves no room for: settings that run the model, or arrange its tensors."""
-    runs = ("compile", "compile_freezing", "onnxruntime", "openvino")
+    runs = f"{setting} runs the whole model in a runtime of its own, which leaves nothing to run elsewhere"
+    arranges = "memory_pooling arranges tensors of PyTorch, and a session keeps weights and buffers of its own instead"
     return (
-        *(
-            Conflict(setting, "kernel_fusion", other, f"{setting} runs the whole model in a runtime of its own")
-            for other in runs
-        ),
-        Conflict(
-            setting,
-            "memory_pooling",
-            "*",
-            "memory_pooling arranges tensors of PyTorch, and a session keeps weights and buffers of its own instead",
-        ),
+        *(Conflict(setting, "kernel_fusion", other, runs) for other in RUN_THE_MODEL),
+        Conflict(setting, "memory_pooling", ANY_SETTING, arranges),
     )
 
 

@@ -118,4 +118,4 @@ def _method(group: int, on_request: str) -> Method:
 
 
 INT4_GROUP32 = _method(32, on_request="")
-INT4_GROUP128 = _method(128, on_request="coarser than int4_group32 for a few percent fewer bytes")
+INT4_GROUP128 = _method(128, on_request="coarser than int4_group32 for few fewer bytes, and it fits fewer layers")

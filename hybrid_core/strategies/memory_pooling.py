@@ -9,6 +9,7 @@ from __future__ import annotations
 from hybrid_core.strategies.base import Family
 from hybrid_core.strategies.pooling.in_place import IN_PLACE
 from hybrid_core.strategies.pooling.micro_batch import MICRO_BATCH
+from hybrid_core.strategies.pooling.preallocated import PREALLOCATED
 from hybrid_core.strategies.pooling.quantized_cache import QUANTIZED_CACHE
 from hybrid_core.strategies.pooling.static_cache import STATIC_CACHE
 from hybrid_core.strategies.pooling.static_step import STATIC_STEP
@@ -18,5 +19,5 @@ MEMORY_POOLING = Family(
     title="Memory pooling",
     purpose="Reuses buffers instead of allocating new ones, which lowers the peak memory of a call.",
     claimed={"speed": 1.1, "memory": 1.8, "accuracy": 1.0},
-    methods=(IN_PLACE, STATIC_CACHE, STATIC_STEP, QUANTIZED_CACHE, MICRO_BATCH),
+    methods=(IN_PLACE, PREALLOCATED, STATIC_CACHE, STATIC_STEP, QUANTIZED_CACHE, MICRO_BATCH),
 )

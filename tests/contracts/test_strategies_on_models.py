@@ -121,7 +121,9 @@ def test_a_setting_keeps_its_promises_on_every_model_and_applies_where_it_says(s
 def test_the_table_names_every_setting_and_each_applies_somewhere():
     table = supported()
     assert set(table) == set(STEPS)
-    assert all(table[step] for step in STEPS if step not in NOT_HERE)
+    # What is tried on request only may be for users' models: no small model has results of 16 MiB, say.
+    by_default = [step for step in STEPS if step not in NOT_HERE and not get_setting(*step.split("=")).on_request]
+    assert all(table[step] for step in by_default)
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -13,30 +13,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.ao.nn.quantized import dynamic as quantized_dynamic
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import Node
 from torch.nn import functional as F
 
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.strategies.attention.search import Call, is_torch_module, record_calls
 from hybrid_core.strategies.base import Applied, Method, Setting, Situation, list_briefly, run_example, tensors_in
-from hybrid_core.strategies.pooling.own_body import Body, bind_arguments, install_body, trace_body
+from hybrid_core.strategies.pooling.freshness import gives_new_memory, has_hooks
+from hybrid_core.strategies.pooling.own_body import Seen, install_body, observe_body, trace_body
 
-# Children and functions that always return new memory. Conversions and reshapes may return their input, so: not here.
-FRESH_MODULES = (
-    nn.Linear, quantized_dynamic.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.BatchNorm1d,
-    nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.Embedding, nn.SiLU, nn.GELU, nn.ReLU,
-    nn.Sigmoid, nn.Tanh, nn.Softmax,
-)  # fmt: skip
-FRESH_FUNCTIONS = {
-    torch.matmul, torch.bmm, torch.einsum, torch.softmax, torch.cat, torch.relu, torch.sigmoid, torch.tanh, torch.exp,
-    torch.rsqrt, torch.sqrt, torch.pow, torch.add, torch.sub, torch.mul, torch.div, F.linear, F.conv1d, F.conv2d,
-    F.layer_norm, F.rms_norm, F.batch_norm, F.gelu, F.silu, F.relu, F.softmax, F.sigmoid, F.tanh, F.embedding,
-    F.scaled_dot_product_attention, operator.add, operator.sub, operator.mul, operator.truediv, operator.matmul,
-    operator.neg,
-}  # fmt: skip
-FRESH_METHODS = {"matmul", "softmax", "pow", "rsqrt", "sqrt", "exp", "add", "sub", "mul", "div", "mean", "sum", "relu",
-                 "sigmoid", "tanh", "bmm"}  # fmt: skip
 # Elementwise operations and the call that writes the same numbers into the first operand.
 IN_PLACE_FUNCTIONS: dict[Any, tuple[str, Any]] = {
     operator.add: ("call_method", "add_"), torch.add: ("call_method", "add_"),
@@ -51,6 +36,8 @@ IN_PLACE_METHODS = {"add", "sub", "mul", "div", "relu", "sigmoid", "tanh", "exp"
 SWAPS_OPERANDS = {operator.add, torch.add, operator.mul, torch.mul}
 FLAGGED_MODULES: dict[type[nn.Module], Any] = {nn.ReLU: F.relu, nn.SiLU: F.silu, nn.ReLU6: F.relu6, nn.Mish: F.mish,
                                                nn.Hardswish: F.hardswish, nn.Hardsigmoid: F.hardsigmoid}  # fmt: skip
+# Marks a node whose result lies in memory that was proven private when this graph was changed.
+OURS = "writes into private memory"
 HAS_FLAG = set(FLAGGED_MODULES.values())
 
 
@@ -81,7 +68,7 @@ def _rewrite(call: Call) -> int:
     body = trace_body(call.module, call.args, call.kwargs)
     if body is None:
         return 0
-    seen = _observe(call, body)
+    seen = observe_body(call, body)
     if seen is None:
         return 0
     replaced = [node for node in list(body.graph.nodes) if _write_in_place(node, call.module, seen)]
@@ -91,43 +78,16 @@ def _rewrite(call: Call) -> int:
     return len(replaced)
 
 
-class _Observer(Interpreter):
-    """Runs the traced body once and notes shape and type of each tensor."""
-
-    def __init__(self, module: GraphModule) -> None:
-        super().__init__(module)
-        self.seen: dict[Node, tuple[torch.Size, torch.dtype]] = {}
-
-    def run_node(self, n: Node) -> Any:
-        result = super().run_node(n)
-        if isinstance(result, torch.Tensor):
-            self.seen[n] = (result.shape, result.dtype)
-        return result
-
-
-def _observe(call: Call, body: Body) -> dict[Node, tuple[torch.Size, torch.dtype]] | None:
-    arguments = bind_arguments(call.module, call.args, call.kwargs)
-    assert arguments is not None, "the body was traced, so the arguments bind"
-    traced = GraphModule(call.module, body.graph)
-    observer, graph_nodes, copied = _Observer(traced), list(body.graph.nodes), list(traced.graph.nodes)
-    try:
-        with torch.no_grad():
-            observer.run(*(arguments[name] for name in body.names))
-    except Exception:  # a body that runs only inside its model (its cache has moved on, say) is left alone
-        return None
-    pairs = zip(graph_nodes, copied, strict=True)
-    return {mine: observer.seen[theirs] for mine, theirs in pairs if theirs in observer.seen}
-
-
-def _write_in_place(node: Node, module: nn.Module, seen: dict[Node, Any]) -> bool:
+def _write_in_place(node: Node, module: nn.Module, seen: dict[Node, Seen]) -> bool:
     """Turn one node into its in-place form when that is safe; returns whether it was."""
     flagged = _flagged_function(node, module)
     if flagged is None and node.target not in (IN_PLACE_METHODS if node.op == "call_method" else IN_PLACE_FUNCTIONS):
         return False
     for operand in _candidates(node):
-        if not _is_private(operand, node, module) or seen.get(operand, 0) != seen.get(node, 1):
+        if not _is_private(operand, node, module) or not _same_form(seen, operand, node):
             continue
         rest = [a for a in node.args if a is not operand]
+        node.meta[OURS] = True
         if flagged is not None:
             node.op, node.target, node.kwargs = "call_function", flagged, {**node.kwargs, "inplace": True}
         elif node.op == "call_method":
@@ -137,6 +97,10 @@ def _write_in_place(node: Node, module: nn.Module, seen: dict[Node, Any]) -> boo
             node.args = (operand, *rest)
         return True
     return False
+
+
+def _same_form(seen: dict[Node, Seen], one: Node, other: Node) -> bool:
+    return one in seen and other in seen and seen[one][:2] == seen[other][:2]
 
 
 def _candidates(node: Node) -> list[Node]:
@@ -151,13 +115,7 @@ def _is_private(operand: Node, reader: Node, module: nn.Module) -> bool:
     """True when the operand is new memory that only `reader` ever sees."""
     if list(operand.users) != [reader] or operand in reader.kwargs.values():
         return False
-    if operand.op == "call_module":
-        # Exact types: a subclass may return anything. A hook may have kept the result.
-        child = module.get_submodule(str(operand.target))
-        return type(child) in FRESH_MODULES and not child._forward_hooks
-    if operand.op == "call_method":
-        return operand.target in FRESH_METHODS or str(operand.target).rstrip("_") in IN_PLACE_METHODS
-    return operand.op == "call_function" and (operand.target in FRESH_FUNCTIONS or bool(operand.kwargs.get("inplace")))
+    return OURS in operand.meta or gives_new_memory(operand, module)
 
 
 def _flagged_function(node: Node, module: nn.Module) -> Any:
@@ -166,7 +124,7 @@ def _flagged_function(node: Node, module: nn.Module) -> Any:
         return node.target
     if node.op == "call_module":
         child = module.get_submodule(str(node.target))
-        return None if child._forward_hooks or child._forward_pre_hooks else FLAGGED_MODULES.get(type(child))
+        return None if has_hooks(child) else FLAGGED_MODULES.get(type(child))
     return None
 
 

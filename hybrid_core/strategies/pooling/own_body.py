@@ -9,14 +9,18 @@ Source: torch.fx, Reed et al. 2022 (arXiv 2112.08429).
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import nn
-from torch.fx import Graph, Node, Proxy, Tracer
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Interpreter, Node, Proxy, Tracer
 from torch.fx.proxy import TraceError
+
+from hybrid_core.strategies.attention.search import Call
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,20 @@ class Body:
     graph: Graph
     names: tuple[str, ...]
     fixed: dict[str, bool | None]
+
+
+class Seen(NamedTuple):
+    """The form of one tensor during the example."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    stride: tuple[int, ...]
+    device: torch.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def bind_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
@@ -52,13 +70,51 @@ def trace_body(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     return Body(_without_fixed(graph, names), names, fixed)
 
 
-def install_body(module: nn.Module, body: Body) -> None:
-    """Make the graph the module's forward for calls of its form."""
+def observe_body(call: Call, body: Body) -> dict[Node, Seen] | None:
+    """Run the traced body once on what the module received; None where it runs only inside its model."""
+    arguments = bind_arguments(call.module, call.args, call.kwargs)
+    assert arguments is not None, "the body was traced, so the arguments bind"
+    traced = GraphModule(call.module, body.graph)
+    observer, graph_nodes, copied = _Observer(traced), list(body.graph.nodes), list(traced.graph.nodes)
+    try:
+        with torch.no_grad():
+            observer.run(*(arguments[name] for name in body.names))
+    except Exception:  # its cache has moved on, say
+        return None
+    pairs = zip(graph_nodes, copied, strict=True)
+    return {mine: observer.seen[theirs] for mine, theirs in pairs if theirs in observer.seen}
+
+
+def install_body(
+    module: nn.Module,
+    body: Body,
+    *,
+    wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda rewritten: rewritten,
+    admits: Callable[..., bool] | None = None,
+) -> None:
+    """Make the graph the module's forward for calls of its form.
+
+    `wrap` may surround the rewritten function; `admits(*arguments)` may send more calls to the original forward.
+    """
     python = body.graph.python_code("self")
     scope: dict[str, Any] = dict(python.globals)
     exec(compile(python.src, f"<rewritten {type(module).__name__}>", "exec"), scope)
     owner: Any = module
-    owner.forward = MethodType(_guarded(scope["forward"], type(module), body), module)
+    owner.forward = MethodType(_guarded(wrap(scope["forward"]), type(module), body, admits), module)
+
+
+class _Observer(Interpreter):
+    """Notes the form of each tensor that it makes."""
+
+    def __init__(self, module: GraphModule) -> None:
+        super().__init__(module)
+        self.seen: dict[Node, Seen] = {}
+
+    def run_node(self, n: Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.seen[n] = Seen(result.shape, result.dtype, result.stride(), result.device)
+        return result
 
 
 class _PlainProxy(Proxy):
@@ -93,12 +149,15 @@ def _without_fixed(graph: Graph, names: tuple[str, ...]) -> Graph:
     return graph
 
 
-def _guarded(rewritten: Callable[..., Any], owner: type[nn.Module], body: Body) -> Callable[..., Any]:
+def _guarded(
+    rewritten: Callable[..., Any], owner: type[nn.Module], body: Body, admits: Callable[..., bool] | None
+) -> Callable[..., Any]:
     """A function with the parameters of the original forward; written as text because binding costs microseconds."""
     parameters = list(inspect.signature(owner.forward).parameters.values())
     defaults = {f"_default_{p.name}": p.default for p in parameters if p.default is not p.empty}
     heads = [p.name if p.default is p.empty else f"{p.name}=_default_{p.name}" for p in parameters]
     checks = [f"{n} is {v}" for n, v in body.fixed.items()] + [f"{n} is not None" for n in body.names]
+    checks += [f"_admits({', '.join(body.names)})"] if admits else []
     call = ", ".join([parameters[0].name, *body.names])
     source = (
         f"def forward({', '.join(heads)}):\n"
@@ -106,7 +165,7 @@ def _guarded(rewritten: Callable[..., Any], owner: type[nn.Module], body: Body) 
         f"        return _rewritten({call})\n"
         f"    return _original({', '.join(p.name for p in parameters)})\n"
     )
-    scope: dict[str, Any] = {"_rewritten": rewritten, "_original": owner.forward, **defaults}
+    scope: dict[str, Any] = {"_rewritten": rewritten, "_original": owner.forward, "_admits": admits, **defaults}
     exec(compile(source, f"<guard of {owner.__name__}>", "exec"), scope)
     guarded: Callable[..., Any] = scope["forward"]
     return guarded

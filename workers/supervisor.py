@@ -246,8 +246,7 @@ class Supervisor:
             measure_command=self._programs.measure,
             survey_command=self._programs.survey,
             history=tuple(rows),
-            # Not this run's own: a second attempt must take the decisions of the first.
-            conflicts=tuple(row for row in known.to_pylist() if row["run_id"] != run.run_id),
+            conflicts=tuple(row for row in known.to_pylist() if row["run_id"] != run.run_id),  # as in its 1st attempt
         )
 
     def _spawn(self, order: RunOrder) -> tuple[subprocess.Popen[bytes], int]:

@@ -53,8 +53,8 @@ class Space:
         for name in options.optimization_strategies:
             strategy = registry.get_strategy(name)
             named = options.strategy_settings.get(name, ())
-            for setting in named:
-                registry.get_setting(name, setting)
+            for wish in named:
+                registry.get_setting(name, wish)
             wanted = []
             for setting in strategy.settings:
                 key, reason = f"{name}={setting.name}", strategy.unavailable(setting.name, device)

@@ -61,6 +61,15 @@ CONTRACT = {
         *spread("speed", "memory", "accuracy"),
     ],
     "workers": "run_id pid attempt state heartbeat_at current_trial current_phase started_at".split(),
+    "synergies": [
+        *"run_id model family workload workload_label device ended_at recipe_key objective steps".split(),
+        *spread("measured", "product", "synergy"),
+        *"verdict trials_json".split(),
+    ],
+    "conflicts": [
+        *"conflict_id recipe_key family model device versions outcome reason stage run_id trial_id".split(),
+        *"started_at seconds evidence".split(),
+    ],
     "brought_models": "name model_id kind path labels state reason created_at ended_at".split(),
     "ingest_errors": "file offset text error time".split(),
 }
@@ -84,6 +93,21 @@ def fill(db: Database, spool_dir: Path, seeds: range = range(4)) -> dict[str, li
     return runs
 
 
+def fill_ensembles(db: Database, run_id: str) -> None:
+    """A synergy, and a pair that crashed though both of its steps work."""
+    numbers = ", ".join(["1.0"] * 9)
+    with db.transaction() as cursor:
+        cursor.execute("insert into synergies values (?, 'a=x+b=y', 'speed', 2, " + numbers + ", 'x', '[]')", [run_id])
+        cursor.execute("update runs set versions = 'these' where run_id = ?", [run_id])
+        for number, (key, outcome) in enumerate((("a=x", "ok"), ("b=y", "ok"), ("a=x+b=y", "crashed"))):
+            cursor.execute(
+                "insert into trials (trial_id, run_id, attempt, seq, recipe_key, recipe_json, purpose, outcome, "
+                "reason, stage, started_at, seconds, log_tail) "
+                "values (?, ?, 9, ?, ?, '{}', 'search', ?, '', '', 1, 1, '')",
+                [f"{run_id}:{key}", run_id, number, key, outcome],
+            )
+
+
 def rows(db: Database, name: str, **params: Any) -> list[dict[str, Any]]:
     return run_query(db, name, params).to_pylist()
 
@@ -100,6 +124,8 @@ def test_columns_and_types_are_the_same_on_an_empty_and_a_filled_database(
     empty = run_query(db, name, required(name, "none"))
     assert isinstance(empty, pa.Table) and empty.num_rows == 0
     run_id = next(iter(fill(db, spool_dir, range(2))))
+    if name in ("synergies", "conflicts"):
+        fill_ensembles(db, run_id)
     full = run_query(db, name, required(name, run_id))
     assert full.num_rows > 0
     assert empty.schema.names == full.schema.names == CONTRACT[name]

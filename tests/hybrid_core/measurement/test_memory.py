@@ -1,6 +1,7 @@
 """Bytes are compared with arithmetic and with a count of storages that shares no code with the profiler."""
 
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -194,3 +195,22 @@ def test_efficiency_is_one_for_the_same_bytes_and_exact():
 
 def test_the_resident_set_is_at_least_what_torch_needs_to_load():
     assert memory.resident_peak_bytes() > 50e6
+
+
+class Elsewhere(nn.Linear):
+    """A layer that says it keeps 300 bytes outside, 100 of them only while it runs."""
+
+    def outside_memory(self):
+        return SimpleNamespace(weights=200, working=100, found="by arithmetic")
+
+
+def test_what_lies_outside_pytorch_is_added_once_for_each_module_and_said():
+    model = nn.Sequential(Elsewhere(2, 2), nn.ReLU(), Elsewhere(2, 2))
+    use, warnings = memory.add_outside(model, memory.MemoryUse(1000, 10, 5))
+    assert use == memory.MemoryUse(1400, 210, 5)
+    assert len(warnings) == 2 and all("found by arithmetic" in text for text in warnings)
+
+
+def test_plain_modules_have_nothing_outside():
+    use = memory.MemoryUse(1000, 10)
+    assert memory.add_outside(nn.Sequential(nn.Linear(2, 2)), use) == (use, ())

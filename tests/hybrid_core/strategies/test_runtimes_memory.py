@@ -1,0 +1,67 @@
+"""What a session keeps outside PyTorch is found to a stated tolerance on models whose sizes arithmetic gives."""
+
+import pytest
+import torch
+from torch import nn
+
+from hybrid_core.measurement import memory
+from hybrid_core.records import Workload
+from hybrid_core.strategies.base import Situation
+from hybrid_core.strategies.registry import get_strategy
+
+SIDE = 4096
+LARGE = SIDE * SIDE * 4  # 67 MB
+# Kernels keep a little beside the weights, and the first call makes small tables.
+TOLERANCE, SMALL = 0.03, 4_000_000
+
+
+class TwoLargeResults(nn.Module):
+    """Both results are alive when they are multiplied; no weights at all."""
+
+    def forward(self, x):
+        return (torch.softmax(x, -1) * torch.softmax(-x, -1)).sum(-1)
+
+
+def session_of(setting, model, inputs):
+    situation = Situation((inputs,), lambda m, i: m(*i), Workload("forward", "forward", len(inputs)))
+    return get_strategy("kernel_fusion").apply(setting, model.eval().requires_grad_(False), situation).model
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+def large_layer(request):
+    return request.param, session_of(request.param, nn.Linear(SIDE, SIDE, bias=False), torch.randn(16, SIDE))
+
+
+def test_a_large_layer_is_held_with_its_size(large_layer):
+    setting, session = large_layer
+    found = session.outside_memory()
+    assert found.weights == pytest.approx(LARGE, rel=TOLERANCE)
+    # OpenVINO keeps the weights as they were beside its packed copy; ONNX Runtime frees them.
+    packed_copy = LARGE if setting == "openvino" else 0
+    assert found.working == pytest.approx(packed_copy, rel=TOLERANCE, abs=SMALL)
+
+
+def test_the_measurement_adds_what_a_session_holds_and_says_how_it_was_found(large_layer):
+    _, session = large_layer
+    use, warnings = memory.add_outside(session, memory.MemoryUse(0, 0))
+    assert use.peak >= LARGE and use.weights == session.outside_memory().weights
+    assert len(warnings) == 1 and "outside PyTorch" in warnings[0] and "by the growth of" in warnings[0]
+
+
+def test_pytorch_alone_would_say_that_a_session_needs_nothing(large_layer):
+    assert memory.weight_bytes(large_layer[1]) == 0
+
+
+@pytest.mark.parametrize("setting", ["onnxruntime", "openvino"])
+def test_large_activations_are_found(setting):
+    session = session_of(setting, TwoLargeResults(), torch.randn(1, SIDE, SIDE))
+    found = session.outside_memory()
+    assert found.weights < SMALL
+    assert 2 * LARGE * (1 - TOLERANCE) <= found.working <= 3 * LARGE * (1 + TOLERANCE)
+
+
+def test_a_call_of_other_sizes_adds_what_it_needs():
+    session = session_of("onnxruntime", nn.Linear(64, 64), torch.randn(4, 64))
+    before = session.outside_memory()
+    session(torch.randn(50_000, 64))
+    assert session.outside_memory().working - before.working >= 50_000 * 64 * 4

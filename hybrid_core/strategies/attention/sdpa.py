@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.strategies.attention.causal_kernel import causal_attention, counted_skips, looks_at_masks
+from hybrid_core.strategies.attention.export import Form
 from hybrid_core.strategies.attention.fused import Forms, FusedAttention
 from hybrid_core.strategies.attention.multihead import fuse_multihead
 from hybrid_core.strategies.attention.search import Call, Findings, find_attention
@@ -46,12 +47,16 @@ def fuse_attention_modules(
     replaced: list[str] = []
     reasons: list[str] = []
     shared: dict[Any, Forms] = {}
+    fused = 0
     for outwards in findings.sites.values():
         try:
-            model, name = _fuse(model, outwards, shared, (kernel, exact))
+            model, name, form = _fuse(model, outwards, shared, (kernel, exact))
             replaced.append(name)
+            fused += form.fused
+            reasons += [f"{name or 'the model'}: {reason}" for reason in form.reasons]
         except StrategyUnsupported as refusal:
             reasons.append(f"{outwards[0].name or 'the model'}: {refusal}")
+    written = fused + len(reasons)
     layers: list[str] = []
     if kernel in (None, causal_attention):  # the library's own layer offers no other kernels
         model, layers, refusals = fuse_multihead(model, situation, causal=kernel is causal_attention)
@@ -60,8 +65,7 @@ def fuse_attention_modules(
         raise StrategyUnsupported(_why_none(findings, reasons))
     changes = []
     if replaced:
-        count = f"{len(replaced)} of {len(findings.sites)}"
-        done = f"replaced {count} written-out attentions by scaled_dot_product_attention"
+        done = f"replaced {fused} of {written} written-out attentions by scaled_dot_product_attention"
         changes.append(f"{done} ({list_briefly(replaced)})")
     if layers:
         done = f"made {len(layers)} nn.MultiheadAttention call scaled_dot_product_attention and drop unread weights"
@@ -131,7 +135,7 @@ def _fuse(
     outwards: tuple[Call, ...],
     shared: dict[Any, Forms],
     kernel: tuple[Callable[..., Any] | None, bool],
-) -> tuple[nn.Module, str]:
+) -> tuple[nn.Module, str, Form]:
     """Replace the module that computes the attention, or the next one outwards that does not return probabilities."""
     first: StrategyUnsupported | None = None
     for call in outwards[:MOST_OUTWARD]:
@@ -147,7 +151,7 @@ def _fuse(
             continue
         if key is not None:
             shared[key] = fused.forms
-        return replace_submodule(model, call.name, fused), call.name
+        return replace_submodule(model, call.name, fused), call.name, fused.forms.known[0]
     assert first is not None, "every site has at least the module that ran the softmax"
     raise first
 

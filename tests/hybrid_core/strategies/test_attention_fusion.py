@@ -214,3 +214,19 @@ def test_equal_modules_share_one_export():
     different = nn.Sequential(made(spellings.NoScale), made(spellings.ScaleTwice)).eval()
     changed = fused(different, inputs(2, 10, DIM))
     assert len({id(m.forms) for m in changed.modules() if isinstance(m, FusedAttention)}) == 2
+
+
+class TwoInOne(spellings.Projected):
+    """One module that attends twice, the second time with a soft cap."""
+
+    def core(self, q, k, v):
+        first = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+        return torch.tanh(first @ k.transpose(-2, -1)).softmax(-1) @ v
+
+
+def test_what_one_module_fuses_and_leaves_is_counted_and_said():
+    model, x = made(TwoInOne), inputs(2, 10, DIM)
+    applied = SDPA.apply("sdpa", copy.deepcopy(model), situation(x))
+    assert applied.changes[0].startswith("replaced 1 of 2 written-out attentions")
+    assert "tanh" in applied.changes[1]
+    torch.testing.assert_close(applied.model(x), model(x), rtol=1e-5, atol=1e-5)

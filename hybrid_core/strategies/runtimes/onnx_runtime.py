@@ -1,8 +1,9 @@
 """`onnxruntime`: the whole call as one graph in ONNX Runtime, with its fused kernels and its planned buffers.
 
 Threads are those of PyTorch when the session is made, and none of them spins while it waits, so that a measurement of
-one does not slow the other. The arena grows by what is asked for and no memory pattern is planned ahead: on the models
-tried that is as fast, and half of the memory.
+one does not slow the other. No memory pattern is planned ahead: on the models tried that is as fast and half of the
+memory. The arena grows by doubling and keeps what it has, so up to half of the working memory that is counted for a
+session is reserved ahead.
 Source: ONNX Runtime documentation, "Thread management" and "Graph optimizations".
 """
 
@@ -63,8 +64,7 @@ class OnnxRuntime:
         options.log_severity_level = 4
         for name, size in _named_sizes(path, sizes).items():
             options.add_free_dimension_override_by_name(name, size)
-        provider = ("CPUExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"})
-        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return OnnxSession(session, onnxruntime.OrtValue.ortvalue_from_numpy)
 
 

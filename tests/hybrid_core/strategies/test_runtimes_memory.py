@@ -52,12 +52,13 @@ def test_pytorch_alone_would_say_that_a_session_needs_nothing(large_layer):
     assert memory.weight_bytes(large_layer[1]) == 0
 
 
-@pytest.mark.parametrize("setting", ["onnxruntime", "openvino"])
-def test_large_activations_are_found(setting):
+@pytest.mark.parametrize(("setting", "most"), [("onnxruntime", 4.2), ("openvino", 3.1)])
+def test_large_activations_are_found(setting, most):
+    """Two results at least, three if the product has a buffer of its own; ONNX Runtime's arena grows by doubling."""
     session = session_of(setting, TwoLargeResults(), torch.randn(1, SIDE, SIDE))
     found = session.outside_memory()
     assert found.weights < SMALL
-    assert 2 * LARGE * (1 - TOLERANCE) <= found.working <= 3 * LARGE * (1 + TOLERANCE)
+    assert 2 * LARGE * (1 - TOLERANCE) <= found.working <= most * LARGE
 
 
 def test_a_call_of_other_sizes_adds_what_it_needs():

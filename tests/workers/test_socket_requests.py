@@ -161,3 +161,9 @@ def test_a_full_disk_refuses_new_runs_with_the_figure_and_answers_on(tmp_path, m
     assert answers.disk_problem() is None
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 5 << 20})())
     assert answers.disk_problem().startswith(f"read-only: 5 MB are free beside {tmp_path}, 200 are needed")
+
+
+def test_forgetting_a_conflict_that_is_not_remembered_is_one_sentence(hub_for_all):
+    assert hub_for_all.client.query("conflicts") == []
+    with pytest.raises(InvalidInput, match="conflict 'nope' is not remembered"):
+        hub_for_all.client.forget_conflict("nope")

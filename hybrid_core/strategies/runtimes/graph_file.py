@@ -140,13 +140,16 @@ def write_graph(
         with _quiet(), torch.inference_mode(False), torch.no_grad():
             program = export(flat, inputs, dynamic_shapes=None if sizes is None else (sizes,), strict=False)
             fits = _size_test(program, example)
-            written = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True)
+            written = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
             assert written is not None, "without a file name the export returns the graph"
+            own = list(written.model.graph.initializers.values())
+            written.optimize()
             path = folder / ("open.onnx" if open_sizes else "fixed.onnx")
             held = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
             written.save(path, external_data=held > ONE_FILE_BYTES)
-            # The exporter's rules remember the last graph they saw, and its weights with it: show them another one.
-            torch.onnx.export(nn.Tanh(), (torch.zeros(1),), dynamo=True, verbose=False)
+            # The optimizer's rules remember parts of the graphs they saw, and would keep the weights alive with them.
+            for value in (*own, *written.model.graph.initializers.values()):
+                value.const_value = None
     except Exception as error:  # user code can fail to export in as many ways as there are programs
         raise StrategyUnsupported(
             f"{type(model).__name__} cannot be exported to ONNX ({_first_line(error)}); leave this setting off for it"

@@ -82,4 +82,4 @@ def _with_interval(row: Row, name: str) -> str:
     if not is_number(value):
         return "unknown"
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    return f"{value:.2f}{TIMES}" + ("" if low == high else f" ({interval(low, high)})")
+    return f"{value:.2f}{TIMES}" + ("" if low == high else f" {interval(low, high)}")

@@ -30,12 +30,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hybrid_core.errors import InvalidInput  # noqa: E402
+from hybrid_core.evaluation import case_from_registry  # noqa: E402
 from hybrid_core.measurement.machine import describe_versions  # noqa: E402
 from hybrid_core.models.registry import ENTRIES  # noqa: E402
 from hybrid_core.recipes import check_recipe  # noqa: E402
 from hybrid_core.records import (  # noqa: E402
     MeasureLimits,
     MeasureRequest,
+    Outcome,
     Purpose,
     Recipe,
     Step,
@@ -44,6 +46,7 @@ from hybrid_core.records import (  # noqa: E402
     to_json,
 )
 from hybrid_core.strategies.registry import STRATEGIES, get_setting  # noqa: E402
+from hybrid_core.survey import survey  # noqa: E402
 from workers.devices import cpu_title  # noqa: E402
 from workers.engines.local import LocalEngine  # noqa: E402
 
@@ -108,6 +111,7 @@ def is_expensive(step: Step) -> bool:
 def measure_subject(book: Book, engine: LocalEngine, subject: Subject, settings: list[Step]) -> None:
     """Singles, then ensembles of the good ones, then the winner once more."""
     print(f"\n{subject.model} {subject.size}, {subject.workload.label}", flush=True)
+    book.refuse(subject, settings)
     singles = [book.row(engine, subject, Recipe((step,)), SEARCH) for step in settings]
     ensembles = list(itertools.islice(ensembles_of(singles), MOST_ENSEMBLES))
     rows = singles + [book.row(engine, subject, recipe, SEARCH) for recipe in ensembles]
@@ -146,6 +150,17 @@ class Book:
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = {key_of(row): row for row in rows}
 
+    def refuse(self, subject: Subject, settings: list[Step]) -> None:
+        """Rows for what the model cannot have, asked at once instead of by a process for each."""
+
+        def tell(step: Step, reason: str | None, seconds: float) -> None:
+            names = names_of(subject, Recipe((step,)), Purpose.SEARCH)
+            if reason is not None:
+                found = {"outcome": str(Outcome.UNSUPPORTED), "seconds": round(seconds, 1), "reason": reason}
+                self.rows.setdefault(key_of(names), names | found)
+
+        survey(case_from_registry(subject), settings, tell)
+
     def row(
         self,
         engine: LocalEngine,
@@ -155,8 +170,7 @@ class Book:
         purpose: Purpose = Purpose.SEARCH,
     ) -> dict[str, Any]:
         """Measure one candidate, unless a kept row has it."""
-        names = {"model": subject.model, "size": subject.size, "workload": subject.workload.label}
-        names |= {"recipe": recipe.key, "purpose": str(purpose)}
+        names = names_of(subject, recipe, purpose)
         if key_of(names) not in self.rows:
             request = MeasureRequest(f"bench:{recipe.key}", "bench", subject, recipe, purpose, limits)
             self.rows[key_of(names)] = names | facts_of(engine.measure(request))
@@ -252,6 +266,12 @@ def facts_of(trial: Trial) -> dict[str, Any]:
         }
     )
     return facts | found
+
+
+def names_of(subject: Subject, recipe: Recipe, purpose: Purpose) -> dict[str, Any]:
+    """The columns that say which row it is."""
+    names = {"model": subject.model, "size": subject.size, "workload": subject.workload.label}
+    return names | {"recipe": recipe.key, "purpose": str(purpose)}
 
 
 def key_of(row: dict[str, Any]) -> tuple[str, ...]:

@@ -1,5 +1,8 @@
 """What a session keeps outside PyTorch is found to a stated tolerance on models whose sizes arithmetic gives."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -66,3 +69,14 @@ def test_a_call_of_other_sizes_adds_what_it_needs():
     before = session.outside_memory()
     session(torch.randn(50_000, 64))
     assert session.outside_memory().working - before.working >= 50_000 * 64 * 4
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_weights_of_the_pytorch_model_are_freed(bias):
+    """The exporter's optimizer keeps parts of graphs it has seen, which would count the model twice."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(2), nn.Linear(36, 8, bias=bias))
+    weights = [weakref.ref(weight) for weight in model.parameters()]
+    session = session_of("onnxruntime", model, torch.randn(4, 1, 8, 8))
+    del model
+    gc.collect()
+    assert session is not None and [weight() for weight in weights] == [None] * len(weights)

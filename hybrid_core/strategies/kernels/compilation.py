@@ -8,6 +8,8 @@ uncompiled after the limit without a word; here that is an error that says so.
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -21,7 +23,14 @@ from hybrid_core.strategies.base import Applied, Method, Setting, Situation
 class CompiledCall:
     """The compiled form of one module's call. PyTorch drops it from copies of the module, which run uncompiled."""
 
-    def __init__(self, model: nn.Module, dynamic: bool | None, freezing: bool, backend: str = "inductor") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        dynamic: bool | None,
+        freezing: bool,
+        backend: str = "inductor",
+        options: dict[str, Any] | None = None,
+    ) -> None:
         def run(*args: Any, **kwargs: Any) -> Any:
             # A frame of our own: the compiler skips PyTorch's files and would not see a bare nn.Sequential.
             return model._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
@@ -29,7 +38,7 @@ class CompiledCall:
         # Compiled forms are kept, and limited in number, per code object: two models must not share one.
         run.__code__ = run.__code__.replace()
         self.freezing = freezing
-        self._run = torch.compile(run, dynamic=dynamic, backend=backend)
+        self._run = torch.compile(run, dynamic=dynamic, backend=backend, options=options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model; the first call of each form compiles.
@@ -37,30 +46,40 @@ class CompiledCall:
         Raises:
             StrategyUnsupported: a new form was met again and again, up to the compiler's limit.
         """
-        from torch._dynamo.exc import FailOnRecompileLimitHit  # late: importing the compiler costs seconds
-
-        try:
-            with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-                if not self.freezing:
-                    return self._run(*args, **kwargs)
-                # Freezing is decided while tracing, from this global switch, and only without gradients.
-                with torch.no_grad(), torch._inductor.config.patch(freezing=True):
-                    return self._run(*args, **kwargs)
-        except FailOnRecompileLimitHit as limit:
-            raise StrategyUnsupported(
-                f"shapes or branches inside the model change from call to call: torch.compile made "
-                f"{torch._dynamo.config.recompile_limit} forms of one function and met yet another, and would run "
-                "uncompiled from there on; leave compiling off for this model"
-            ) from limit
+        with refusing_endless_forms():
+            if not self.freezing:
+                return self._run(*args, **kwargs)
+            # Freezing is decided while tracing, from this global switch, and only without gradients.
+            with torch.no_grad(), torch._inductor.config.patch(freezing=True):
+                return self._run(*args, **kwargs)
 
 
-def compile_in_place(model: nn.Module, situation: Situation, freezing: bool) -> Applied:
+@contextmanager
+def refusing_endless_forms() -> Iterator[None]:
+    """Turn the compiler's silent retreat at its limit of forms into `StrategyUnsupported`."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit  # late: importing the compiler costs seconds
+
+    try:
+        with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+            yield
+    except FailOnRecompileLimitHit as limit:
+        raise StrategyUnsupported(
+            f"shapes or branches inside the model change from call to call: torch.compile made "
+            f"{torch._dynamo.config.recompile_limit} forms of one function and met yet another, and would run "
+            "uncompiled from there on; leave compiling off for this model"
+        ) from limit
+
+
+def compile_in_place(
+    model: nn.Module, situation: Situation, freezing: bool, options: dict[str, Any] | None = None
+) -> Applied:
     """Fill the compiled slot. A decode's cache grows, so sizes may become symbolic; elsewhere each is fixed."""
     dynamic = None if situation.workload.kind == "decode" else False
-    model._compiled_call_impl = CompiledCall(model, dynamic, freezing)  # type: ignore[assignment]
+    model._compiled_call_impl = CompiledCall(model, dynamic, freezing, options=options)  # type: ignore[assignment]
     sizes = "sizes that change become symbolic" if dynamic is None else "for fixed sizes"
     weights = ", weights frozen as constants" if freezing else ""
-    return Applied(model, (f"the call of {type(model).__name__} is compiled by torch.compile {sizes}{weights}",))
+    tuned = f", {', '.join(options)}" if options else ""
+    return Applied(model, (f"the call of {type(model).__name__} is compiled by torch.compile {sizes}{weights}{tuned}",))
 
 
 @cache
@@ -115,5 +134,19 @@ COMPILE_FREEZING = Method(
         compiles=True,
     ),
     apply=lambda model, situation: compile_in_place(model, situation, freezing=True),
+    unavailable=lambda device: no_compiler_reason(device),
+)
+COMPILE_MAX_AUTOTUNE = Method(
+    Setting(
+        name="compile_max_autotune",
+        sentence="torch.compile tries several kernels for each product and convolution and keeps the fastest.",
+        stage=90,
+        exact=True,
+        expected_cost_s=70.0,
+        references=("https://dl.acm.org/doi/10.1145/3620665.3640366",),
+        compiles=True,
+        on_request="it takes twice the time to compile and hardly ever finds a faster kernel on a CPU",
+    ),
+    apply=lambda model, situation: compile_in_place(model, situation, freezing=False, options={"max_autotune": True}),
     unavailable=lambda device: no_compiler_reason(device),
 )

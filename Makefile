@@ -54,7 +54,7 @@ bench-strategies:
 	@.setup/install.sh
 	$(BIN)/python benchmarks/strategies.py $(if $(QUICK),--quick) $(if $(RESUME),--resume)
 
-# What absorbing is worth on one attention of a DeepSeek decode, against an expanded cache. QUICK=1: one context, 12 rounds.
+# What absorbing is worth on one attention of a DeepSeek decode, against an expanded cache. QUICK=1: one context, 20 rounds.
 bench-latent-attention:
 	@.setup/install.sh
 	$(BIN)/python benchmarks/latent_attention.py $(if $(QUICK),--quick)

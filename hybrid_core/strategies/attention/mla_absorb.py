@@ -2,8 +2,8 @@
 
 The module keeps everything but the step from latents to keys and values, which moves into its core. Two spellings are
 known by their structure: one that hands latents to a method `_keys_and_values` and the result to `core`, and that of
-`transformers`, whose cache holds latents since version 5 and expanded keys before. Each is proven equal on calls of the
-example. Source: DeepSeek-V2, section 2.1.2 (arXiv 2405.04434).
+`transformers`, whose cache holds latents since version 5 and expanded keys before. One module of each class and size
+is proven equal on calls of the example. Source: DeepSeek-V2, section 2.1.2 (arXiv 2405.04434).
 """
 
 from __future__ import annotations
@@ -54,10 +54,12 @@ def refuse_mla_absorb(model: nn.Module, situation: Situation) -> str | None:
 def use_mla_absorb(model: nn.Module, situation: Situation) -> Applied:
     """Absorb in every latent attention; raises where the result differs or where no call is short enough to gain."""
     found = latent_attentions(model)
-    recorded = _record(model, situation, next(iter(found.values())))
+    different = {(type(module), _sizes(module)): module for module in reversed(found.values())}
+    recorded = _record(model, situation, list(different.values()))
     for module in found.values():
         _absorb(module)
-    _prove(*recorded)
+    for module, seen in recorded:
+        _prove(module, seen)
     cores = [m for m in model.modules() if isinstance(m, AbsorbedCore)]
     absorbed, calls = _count_absorbed(model, situation, cores)
     if not absorbed:
@@ -91,16 +93,21 @@ def _is_plain_spelling(module: nn.Module) -> bool:
     return children and sizes and callable(getattr(module, "_keys_and_values", None))
 
 
+def _sizes(module: Any) -> LatentSizes:
+    if is_transformers_attention(module):
+        return transformers_sizes(module)
+    w = module.widths
+    return LatentSizes(w.heads, w.latent, w.plain, w.rope, w.value)
+
+
 def _absorb(module: nn.Module) -> None:
     owner: Any = module
+    sizes = _sizes(module)
     if is_transformers_attention(module):
-        sizes, scale = transformers_sizes(module), float(owner.scaling)
-        owner.core = AbsorbedCore(owner.kv_b_proj.weight, sizes, scale)
+        owner.core = AbsorbedCore(owner.kv_b_proj.weight, sizes, float(owner.scaling))
         del owner.kv_b_proj
         owner.forward = MethodType(absorb_transformers_attention, module)
         return
-    w = owner.widths
-    sizes = LatentSizes(w.heads, w.latent, w.plain, w.rope, w.value)
     owner.core = AbsorbedCore(owner.expand.weight, sizes, (sizes.plain + sizes.rope) ** -0.5)
     del owner.expand
     owner._keys_and_values = keep_latents
@@ -114,9 +121,19 @@ def keep_latents(latent: Tensor, rope_key: Tensor) -> tuple[Tensor, Tensor]:
 Recorded = list[tuple[tuple[Any, ...], dict[str, Any], Any]]
 
 
-def _record(model: nn.Module, situation: Situation, module: nn.Module) -> tuple[nn.Module, Recorded]:
-    """The first calls of one module with what it returned; caches as they were before the call."""
-    calls: Recorded = []
+def _record(model: nn.Module, situation: Situation, modules: list[nn.Module]) -> list[tuple[nn.Module, Recorded]]:
+    """The first calls of each module with what it returned; caches as they were before the call."""
+    recorded: list[tuple[nn.Module, Recorded]] = [(module, []) for module in modules]
+    handles = [handle for module, calls in recorded for handle in _watch(module, calls)]
+    try:
+        run_example(model, situation)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return recorded
+
+
+def _watch(module: nn.Module, calls: Recorded) -> tuple[Any, Any]:
     given: list[tuple[Any, Any]] = []
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -127,13 +144,7 @@ def _record(model: nn.Module, situation: Situation, module: nn.Module) -> tuple[
         if len(calls) < PROVEN_CALLS:
             calls.append((*given[-1], output))
 
-    handles = [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)]
-    try:
-        run_example(model, situation)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return module, calls
+    return module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)
 
 
 def _as_it_is_now(value: Any) -> Any:

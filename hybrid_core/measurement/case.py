@@ -7,12 +7,13 @@ that nothing a candidate does to itself can reach the model it is compared with.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from hybrid_core.measurement.makers import MakersTensors
 from hybrid_core.measurement.nested import map_tensors
 from hybrid_core.records import Workload
 
@@ -64,6 +65,7 @@ class Case:
     device: torch.device
     threads: int
     seed: int
+    makers: MakersTensors = field(default_factory=MakersTensors, compare=False, repr=False)
 
     def build_model(self) -> nn.Module:
         """A fresh model on the device; the global generator is seeded first, so two builds are equal."""
@@ -72,7 +74,8 @@ class Case:
 
     def fresh_inputs(self, generator: torch.Generator) -> tuple[Any, ...]:
         """New inputs of one call, on the device."""
-        inputs: tuple[Any, ...] = map_tensors(tuple(self.make_inputs(generator)), lambda t: t.to(self.device))
+        made = self.makers.watch(lambda: tuple(self.make_inputs(generator)))
+        inputs: tuple[Any, ...] = map_tensors(made, lambda t: t.to(self.device))
         return inputs
 
     def generator(self, phase: str) -> torch.Generator:

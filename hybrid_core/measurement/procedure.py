@@ -28,8 +28,17 @@ from hybrid_core.records import Estimate, MeasureLimits, Measurement, Outcome, Q
 PHASES = ("build", "transform", "compile", "correctness", "warmup", "timing", "memory", "quality")
 
 
-def measure(case: Case, change: Change, limits: MeasureLimits, enter: Callable[[str], None]) -> Measurement:
+def measure(
+    case: Case,
+    change: Change,
+    limits: MeasureLimits,
+    enter: Callable[[str], None],
+    baseline_clock: latency.BaselineClock | None = None,
+) -> Measurement:
     """Run every phase, announcing each by `enter(name)` first.
+
+    `baseline_clock` times the untouched model in a process of its own, where the recipe needs variables that a process
+    reads at its start; all but the timing stays here.
 
     Raises:
         MeasurementFailed: the candidate cannot be measured or is wrong.
@@ -38,10 +47,12 @@ def measure(case: Case, change: Change, limits: MeasureLimits, enter: Callable[[
     enter("build")
     example = case.fresh_inputs(case.generator("example"))
     with memory.existing_storages() as census:
-        return _run_phases(_build(case, change, limits, example, census), enter)
+        return _run_phases(_build(case, change, limits, example, census), enter, baseline_clock)
 
 
-def _run_phases(contest: Contest, enter: Callable[[str], None]) -> Measurement:
+def _run_phases(
+    contest: Contest, enter: Callable[[str], None], baseline_clock: latency.BaselineClock | None
+) -> Measurement:
     case, limits = contest.case, contest.limits
     enter("transform")
     transform_s = _transform(contest)
@@ -50,7 +61,7 @@ def _run_phases(contest: Contest, enter: Callable[[str], None]) -> Measurement:
     enter("correctness")
     calls = check_correctness(contest)
     enter("warmup")
-    race = _race(contest)
+    race = _race(contest, baseline_clock)
     repeats, warnings = latency.warm_up(race, limits, calls)
     contest.warnings.extend(warnings)
     enter("timing")
@@ -118,7 +129,7 @@ def _first_call(contest: Contest, transform_s: float) -> None:
         )
 
 
-def _race(contest: Contest) -> latency.Race:
+def _race(contest: Contest, baseline_clock: latency.BaselineClock | None) -> latency.Race:
     telemetry, warning = open_telemetry(contest.case.device)
     others = telemetry.others()
     contest.warnings.extend([warning] if warning else [])
@@ -129,6 +140,7 @@ def _race(contest: Contest) -> latency.Race:
         contest.candidate,
         check=lambda expected, got: contest.compare(expected, got, "timing"),
         telemetry=telemetry,
+        baseline_clock=baseline_clock,
     )
 
 
@@ -138,6 +150,7 @@ def _environment(contest: Contest, race: latency.Race, timing: latency.Timing, l
         **read_environment(contest.case, example),
         **load,
         **race.telemetry.facts(),
+        **(race.baseline_clock.facts() if race.baseline_clock else {}),
         "order": "ABBA and BAAB blocks in turn",
         "calls_per_sample": timing.repeats,
         "baseline_noise": contest.noise,
@@ -149,7 +162,7 @@ def _environment(contest: Contest, race: latency.Race, timing: latency.Timing, l
 
 
 def _measure_memory(contest: Contest) -> tuple[memory.MemoryUse, memory.MemoryUse]:
-    after = memory.live_storages()
+    after = memory.live_storages(ignore=contest.case.makers.kept())
     held = memory.held_bytes(contest.candidate, contest.census, after)
     inputs = contest.case.fresh_inputs(contest.case.generator("memory"))
     baseline = memory.live_peak_bytes(contest.case, contest.baseline, clone_tensors(inputs))

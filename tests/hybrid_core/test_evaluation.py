@@ -583,3 +583,33 @@ def test_the_example_of_the_documentation_runs():
     names = {"model": Honest(), "example_tensor": torch.randn(4, WIDTH)}
     exec(code, names)
     assert names["trial"].outcome is Outcome.INVALID_INPUT and "no_such_setting" in names["trial"].reason
+
+
+def test_what_the_maker_of_inputs_remembers_is_no_memory_of_either_model():
+    remembered = []
+
+    def remembering(generator):
+        remembered.append(torch.randn(100_000, generator=generator))
+        return (remembered[-1][: BATCH * WIDTH].view(BATCH, WIDTH).clone(),)
+
+    case = Case(**{**vars(case_of()), "make_inputs": remembering})
+    trial = evaluate(case, request_for(Recipe()))
+    assert len(remembered) > 10
+    assert trial.measurement.memory_efficiency.value == 1.0
+    assert trial.measurement.weight_bytes == trial.measurement.baseline_weight_bytes
+
+
+class KeepsItsInputs(Wrapped):
+    def __init__(self, honest):
+        super().__init__(honest)
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x)
+        return self.honest(x)
+
+
+def test_inputs_that_a_candidate_keeps_are_its_own_memory():
+    trial = try_candidate(KeepsItsInputs)
+    measurement = trial.measurement
+    assert measurement.weight_bytes >= measurement.baseline_weight_bytes + 4 * BATCH * WIDTH * 4

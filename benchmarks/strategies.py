@@ -67,12 +67,12 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=[entry.name for entry in ENTRIES])
     parser.add_argument("--sizes", nargs="*", default=["tiny", "small"])
     parser.add_argument("--workloads", nargs="*", help="only workloads of these names")
+    parser.add_argument("--strategies", nargs="*", help="only these strategies")
+    parser.add_argument("--no-compilers", action="store_true", help="nothing that takes long to prepare")
     parser.add_argument("--by-default", action="store_true", help="leave out settings tried on request only")
     chosen = parser.parse_args()
     book = Book(kept_rows() if chosen.resume else [])
-    settings = [step for step in all_steps() if not (chosen.quick and is_expensive(step))]
-    if chosen.by_default:
-        settings = [step for step in settings if not get_setting(step.strategy, step.setting).on_request]
+    settings = [step for step in all_steps() if is_wanted(step, chosen)]
     for subject in subjects_of(chosen):
         with tempfile.TemporaryDirectory(prefix="bench-strategies-") as folder:
             command = (sys.executable, "-m", "workers.measure_process")
@@ -101,6 +101,15 @@ def all_steps() -> list[Step]:
         for setting in strategy.settings
         if strategy.unavailable(setting.name, "cpu") is None
     ]
+
+
+def is_wanted(step: Step, chosen: argparse.Namespace) -> bool:
+    """Whether the options leave it in."""
+    if chosen.strategies and step.strategy not in chosen.strategies:
+        return False
+    if chosen.by_default and get_setting(step.strategy, step.setting).on_request:
+        return False
+    return not (is_expensive(step) and (chosen.quick or chosen.no_compilers))
 
 
 def is_expensive(step: Step) -> bool:

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.strategies.base import Applied, Method, Setting, Situation, run_example, tensors_in
+from hybrid_core.strategies.precision.proof import first_line
 
 SLICES = 4
 
@@ -44,8 +45,14 @@ def use_micro_batch(model: nn.Module, situation: Situation) -> Applied:
         raise StrategyUnsupported(f"an output does not have the batch ({batch}) as its first dimension")
     model.__class__ = _sliced_class(type(model))
     rounds = any(type(m) is quantized_dynamic.Linear for m in model.modules()) or _has_bfloat16(model)
-    _check_rows_are_independent(whole, run_example(model, situation), 0.05 if rounds else 1e-4)
     rows = -(-batch // SLICES)
+    try:
+        sliced = run_example(model, situation)
+    except Exception as error:  # whatever the model's own code raises: exported for one batch, say
+        raise StrategyUnsupported(
+            f"the model's code fails with slices of {rows} rows instead of the batch of {batch}: {first_line(error)}"
+        ) from error
+    _check_rows_are_independent(whole, sliced, 0.05 if rounds else 1e-4)
     change = f"a batch of {batch} runs as {-(-batch // rows)} slices of at most {rows} rows into one output buffer"
     return Applied(model, (change,))
 

@@ -8,9 +8,10 @@ the methods.
 from __future__ import annotations
 
 from hybrid_core.strategies.base import Family
-from hybrid_core.strategies.kernels.compilation import COMPILE, COMPILE_FREEZING
+from hybrid_core.strategies.kernels.compilation import COMPILE, COMPILE_FREEZING, COMPILE_MAX_AUTOTUNE
 from hybrid_core.strategies.kernels.fold import FOLD
 from hybrid_core.strategies.kernels.merge import MERGE
+from hybrid_core.strategies.kernels.regional import COMPILE_REGIONAL
 from hybrid_core.strategies.runtimes.onnx_runtime import ONNXRUNTIME
 from hybrid_core.strategies.runtimes.open_vino import OPENVINO
 
@@ -19,5 +20,14 @@ KERNEL_FUSION = Family(
     title="Kernel fusion",
     purpose="Merges neighbouring operations, so that fewer kernels run and fewer results travel through memory.",
     claimed={"speed": 1.2, "memory": 1.1, "accuracy": 0.99},
-    methods=(FOLD, MERGE, COMPILE, COMPILE_FREEZING, ONNXRUNTIME, OPENVINO),
+    methods=(
+        FOLD,
+        MERGE,
+        COMPILE,
+        COMPILE_REGIONAL,
+        COMPILE_FREEZING,
+        COMPILE_MAX_AUTOTUNE,
+        ONNXRUNTIME,
+        OPENVINO,
+    ),
 )

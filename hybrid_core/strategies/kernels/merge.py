@@ -138,7 +138,13 @@ def _groups(module: nn.Module, body: Body, known: _Known) -> list[list[Node]]:
             layer = module.get_submodule(str(node.target))
             assert isinstance(layer, nn.Linear), "_is_reader asked for it"
             weight = layer.weight
-            key = (node.args[0], layer.in_features, weight.dtype, weight.device, weight.requires_grad)
+            key: tuple[object, ...] = (
+                node.args[0],
+                layer.in_features,
+                weight.dtype,
+                weight.device,
+                weight.requires_grad,
+            )
             if key not in open_groups:
                 found.append(open_groups.setdefault(key, []))
             open_groups[key].append(node)
@@ -189,7 +195,8 @@ def _allow_gaps(part: Node, module: nn.Module) -> None:
 
 def _wide(layers: list[nn.Linear]) -> nn.Linear:
     """One layer with the rows of all; where only some have a bias the others add zero."""
-    weights, first = [layer.weight for layer in layers], layers[0].weight
+    weights: list[Tensor] = [layer.weight for layer in layers]
+    first = layers[0].weight
     has_bias = any(layer.bias is not None for layer in layers)
     wide = nn.Linear(layers[0].in_features, sum(len(w) for w in weights), bias=has_bias, device="meta")
     with torch.no_grad():

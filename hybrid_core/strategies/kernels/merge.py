@@ -195,7 +195,7 @@ def _allow_gaps(part: Node, module: nn.Module) -> None:
 
 def _wide(layers: list[nn.Linear]) -> nn.Linear:
     """One layer with the rows of all; where only some have a bias the others add zero."""
-    weights: list[Tensor] = [layer.weight for layer in layers]
+    weights = tuple(layer.weight for layer in layers)
     first = layers[0].weight
     has_bias = any(layer.bias is not None for layer in layers)
     wide = nn.Linear(layers[0].in_features, sum(len(w) for w in weights), bias=has_bias, device="meta")

@@ -4,7 +4,7 @@ PORT ?= 8501
 BIN := .venv/bin
 export PYTHON
 
-.PHONY: run stop test lint types tests lock clean bench-first-path bench-models bench-every-model bench-strategies bench-latent-attention
+.PHONY: run stop test lint types tests lock clean bench-first-path bench-models bench-every-model bench-strategies bench-compile-depth bench-latent-attention
 
 run:
 	@.setup/install.sh
@@ -58,6 +58,11 @@ bench-strategies:
 bench-latent-attention:
 	@.setup/install.sh
 	$(BIN)/python benchmarks/latent_attention.py $(if $(QUICK),--quick)
+
+# What compiling costs at 4 and at 12 layers, whole and block by block. QUICK=1: 4 and 8.
+bench-compile-depth:
+	@.setup/install.sh
+	$(BIN)/python benchmarks/compile_depth.py $(if $(QUICK),--quick)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build

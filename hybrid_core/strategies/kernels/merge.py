@@ -202,9 +202,14 @@ def _wide(layers: list[nn.Linear]) -> nn.Linear:
     with torch.no_grad():
         wide.weight = nn.Parameter(torch.cat(weights), requires_grad=first.requires_grad)
         if has_bias:
-            zeros = [first.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
-            wide.bias = nn.Parameter(torch.cat(zeros), requires_grad=first.requires_grad)
+            biases = tuple(_bias_or_zeros(layer) for layer in layers)
+            wide.bias = nn.Parameter(torch.cat(biases), requires_grad=first.requires_grad)
     return wide.train(layers[0].training)
+
+
+def _bias_or_zeros(layer: nn.Linear) -> Tensor:
+    bias: Tensor | None = layer.bias
+    return layer.weight.new_zeros(layer.out_features) if bias is None else bias
 
 
 def _free_name(module: nn.Module, name: str) -> str:

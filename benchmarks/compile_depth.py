@@ -1,6 +1,6 @@
-"""Does the time to compile stop growing with depth when one block is compiled for all?
+"""Whether the time to compile stops growing with depth when one block is compiled for all.
 
-Question: what do `compile` and `compile_regional` cost on a decoder of 4 and of 12 layers, and what is the result worth?
+Question: what do `compile` and `compile_regional` cost on a decoder of 4 and of 12 layers, and what are they worth?
 
 Method: a decoder of the llama family with 4 and with 12 equal layers and random weights. Each setting is applied in a
 fresh process with an empty compiler cache of its own; the cost is `apply` plus the first call. Then the compiled model

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from hybrid_core.errors import InvalidInput, MeasurementFailed, StrategyUnsuppor
 from hybrid_core.measurement.case import Case
 from hybrid_core.measurement.contest import Change
 from hybrid_core.measurement.guards import restored_state
+from hybrid_core.measurement.latency import BaselineClock
 from hybrid_core.measurement.nested import map_tensors, tensor_leaves
 from hybrid_core.measurement.procedure import PHASES, measure
 from hybrid_core.models.capacity import MODELS_IN_A_RUN, refuse_what_does_not_fit
@@ -40,12 +41,13 @@ class Toolbox:
     """What turns recipes into changed models: by default the strategies of the registry.
 
     `apply(model, recipe, situation)` returns something with `.model` and `.changes`; `is_exact(step)` says whether only
-    rounding may change.
+    rounding may change; `start_variables(recipe)` is the environment that only a new process can have.
     """
 
     apply: Callable[[nn.Module, Recipe, Any], Any]
     is_exact: Callable[[Step], bool]
     compiles: Callable[[Step], bool] = lambda step: False
+    start_variables: Callable[[Recipe], Mapping[str, str]] = lambda recipe: {}
 
 
 def case_from_registry(subject: Subject) -> Case:
@@ -151,17 +153,22 @@ def evaluate(
     on_phase: Callable[[str], None] = lambda name: None,
     toolbox: Toolbox | None = None,
     scratch: Path | None = None,
+    baseline_clock: BaselineClock | None = None,
 ) -> Trial:
     """Measure one recipe; a candidate's fault ends in a trial that names it, never in an exception.
 
-    `scratch` is a private folder that the trials of one run share (see `Situation`).
+    `scratch` is a private folder that the trials of one run share (see `Situation`). A recipe with start variables
+    needs a `baseline_clock`: an untouched model timed in this process would have them too, and hide their effect.
     """
     clock, started_at = _PhaseClock(on_phase), time.time()
     result: dict[str, Any] = {"outcome": Outcome.OK}
+    toolbox = toolbox or registry_toolbox()
     try:
         with restored_state(case.threads):
-            change = _change_of(case, request.recipe, toolbox or registry_toolbox(), scratch)
-            result["measurement"] = measure(case, change, request.limits, clock.enter)
+            if baseline_clock is None:
+                _refuse_blind(toolbox.start_variables(request.recipe))
+            change = _change_of(case, request.recipe, toolbox, scratch)
+            result["measurement"] = measure(case, change, request.limits, clock.enter, baseline_clock)
     except Exception as error:  # the border: a candidate may raise anything, and all of it must get a name
         result = _failure(error, clock.current or "build")
     return Trial(
@@ -199,14 +206,25 @@ def _failure(error: Exception, phase: str) -> dict[str, Any]:
 
 def registry_toolbox() -> Toolbox:
     """The registry's strategies; imported here, so that measuring a fake needs none of them."""
-    from hybrid_core.recipes import apply_steps
+    from hybrid_core.recipes import apply_steps, start_variables
     from hybrid_core.strategies.registry import get_setting
 
     return Toolbox(
         apply_steps,
         is_exact=lambda step: get_setting(step.strategy, step.setting).exact,
         compiles=lambda step: get_setting(step.strategy, step.setting).compiles,
+        start_variables=start_variables,
     )
+
+
+def _refuse_blind(variables: Mapping[str, str]) -> None:
+    if variables:
+        from hybrid_core.strategies.base import start_command
+
+        raise StrategyUnsupported(
+            f"{' and '.join(sorted(variables))} change every model of a process, so only a worker, which times the "
+            f"untouched model in another process, can measure it; to use it unmeasured, {start_command(variables)}"
+        )
 
 
 def calibration_inputs(case: Case) -> Callable[[int], tuple[Any, ...]]:

@@ -87,6 +87,12 @@ def apply_steps(model: nn.Module, recipe: Recipe, situation: Situation) -> Appli
     return Applied(model, tuple(changes), decisions)
 
 
+def start_variables(recipe: Recipe) -> dict[str, str]:
+    """The environment with which a process has to be started before this recipe can be applied in it."""
+    settings = [registry.get_setting(step.strategy, step.setting) for step in recipe.steps]
+    return {name: value for setting in settings for name, value in setting.start_variables}
+
+
 def _stage(step: Step) -> int:
     return registry.get_setting(step.strategy, step.setting).stage
 

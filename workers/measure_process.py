@@ -9,6 +9,7 @@ the one result leave as frames on a pipe of their own, because a candidate may p
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -16,10 +17,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from hybrid_core.errors import HybridError
+from hybrid_core.errors import HybridError, MeasurementFailed
 from hybrid_core.records import MeasureRequest, Outcome, Trial, to_json
 from workers.engines.containment import SCRATCH_VARIABLE
 from workers.protocol import MAX_REQUEST_BYTES, encode_frame, read_frame
+from workers.twin import Twin
 
 PhaseSink = Callable[[str], None]
 MeasureFunction = Callable[[MeasureRequest, PhaseSink], Trial]
@@ -47,18 +49,26 @@ def measure_from_registry(request: MeasureRequest, on_phase: PhaseSink) -> Trial
     on_phase("import")
 
     from hybrid_core.evaluation import case_from_registry, evaluate
+    from hybrid_core.recipes import start_variables
 
-    try:
-        case = case_from_registry(request.subject)
-    except HybridError as error:
-        return _refused(request, str(error))
     scratch = os.environ.get(SCRATCH_VARIABLE)
-    return evaluate(case, request, on_phase=on_phase, scratch=Path(scratch) if scratch else None)
+    with contextlib.ExitStack() as stack:
+        try:
+            variables = start_variables(request.recipe)
+            # Before this process builds its models: the check of free memory then counts all three.
+            twin = stack.enter_context(Twin.started(request, variables)) if variables else None
+            case = case_from_registry(request.subject)
+        except MeasurementFailed as error:
+            return _refused(request, str(error), Outcome(error.outcome))
+        except HybridError as error:
+            return _refused(request, str(error))
+        folder = Path(scratch) if scratch else None
+        return evaluate(case, request, on_phase=on_phase, scratch=folder, baseline_clock=twin)
 
 
-def _refused(request: MeasureRequest, reason: str) -> Trial:
+def _refused(request: MeasureRequest, reason: str, outcome: Outcome = Outcome.INVALID_INPUT) -> Trial:
     names = (request.trial_id, request.run_id, request.recipe, request.purpose)
-    return Trial(*names, Outcome.INVALID_INPUT, reason, stage="build")
+    return Trial(*names, outcome, reason, stage="build")
 
 
 def leave_with_parent(lifeline_fd: int) -> None:

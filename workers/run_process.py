@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -39,6 +39,7 @@ class Plan(NamedTuple):
     space_facts: dict[str, Any]
     search: Callable[..., Any]
     versions: str = ""
+    start_variables: Callable[[Recipe], Mapping[str, str]] = lambda recipe: {}
 
 
 def main(arguments: Sequence[str] | None = None, plan: Callable[[RunOrder], Plan] | None = None) -> int:
@@ -62,11 +63,12 @@ def main(arguments: Sequence[str] | None = None, plan: Callable[[RunOrder], Plan
 def plan_from_registry(order: RunOrder) -> Plan:
     """The real search over the strategies this machine can do; imports torch, therefore late."""
     from hybrid_core.measurement.machine import versions_text
+    from hybrid_core.recipes import start_variables
     from hybrid_core.search.loop import run_search
     from hybrid_core.search.space import Space
 
     space = Space.from_registry(order.config.options, order.subject.device)
-    return Plan(space, dict(space.to_json()), run_search, versions_text())
+    return Plan(space, dict(space.to_json()), run_search, versions_text(), start_variables)
 
 
 class Measurer:
@@ -74,6 +76,7 @@ class Measurer:
 
     def __init__(self, order: RunOrder, engine: LocalEngine, report: RunReport, replay: Replay) -> None:
         self._order, self._engine, self._report, self._replay = order, engine, report, replay
+        self.start_variables: Callable[[Recipe], Mapping[str, str]] = lambda recipe: {}
 
     def __call__(self, recipe: Recipe, purpose: Purpose, limits: MeasureLimits) -> Trial:
         """Measure one recipe, or remember it."""
@@ -83,7 +86,8 @@ class Measurer:
             return known
         request = MeasureRequest(trial_id, self._order.run_id, self._order.subject, recipe, purpose, limits)
         self._report.enter_phase(trial_id, "start")
-        trial = self._engine.measure(request, lambda phase: self._report.enter_phase(trial_id, phase))
+        tell_phase: Callable[[str], None] = lambda phase: self._report.enter_phase(trial_id, phase)  # noqa: E731
+        trial = self._engine.measure(request, tell_phase, self.start_variables(recipe))
         self._report.enter_phase("", "")
         return trial
 
@@ -135,7 +139,7 @@ def _search(
     survey: Surveyor | None,
     report: RunReport,
 ) -> None:
-    space, space_facts, search, versions = plan(order)
+    space, space_facts, search, versions, measure.start_variables = plan(order)
     facts = {"config": order.config, "subject": order.subject, "family": order.family, "space": space_facts}
     facts["versions"] = versions
     conflicts = [KnownConflict.from_row(row) for row in order.conflicts if row["versions"] == versions]

@@ -4,6 +4,8 @@ On a shared machine the same model differs from itself by 20 % when it is timed 
 when the two are interleaved; so every block is ABBA (then BAAB): baseline, candidate, candidate, baseline. Inputs are
 new for every pair and are made before the clock starts, both models get the same values in memory of their own, the
 garbage collector is off inside a block, and the answers are compared after the clock of each block has stopped.
+What a process reads once at its start changes both models in it, so then the untouched one is timed by a
+`BaselineClock` in another process: in turn all the same, never both at once.
 The clock is captured when this file is imported, before any model's code runs.
 """
 
@@ -15,7 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -42,6 +44,18 @@ _LARGE_SPREAD = 0.10
 Check = Callable[[Any, Any], None]
 
 
+class BaselineClock(Protocol):
+    """The untouched model in a process without the candidate's start variables, timed there by `checked_sample`."""
+
+    def sample(self, seed: int, repeats: int) -> float:
+        """Milliseconds per call on the inputs that belong to the seed; raises `MeasurementFailed` when it cannot."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What belongs beside the figures: how that process differs, its peak resident set."""
+        ...
+
+
 @dataclass(frozen=True)
 class Race:
     """The two runners and the track: what every timing function needs."""
@@ -52,6 +66,7 @@ class Race:
     check: Check
     telemetry: Telemetry = field(default_factory=NoTelemetry)
     clock: Callable[[], int] = clock_ns
+    baseline_clock: BaselineClock | None = None
 
 
 @dataclass(frozen=True)
@@ -136,14 +151,16 @@ def repeats_for(call_ms: float) -> int:
 
 def _block(race: Race, generator: torch.Generator, repeats: int, *, flip: bool) -> list[tuple[float, float]]:
     """One ABBA block (BAAB when `flip`): two pairs of (baseline ms, candidate ms), checked after the clock stopped."""
+    if race.baseline_clock is not None:
+        return [_pair_apart(race, race.baseline_clock, generator, repeats, first) for first in (flip, not flip)]
     pairs = []
     for candidate_first in (flip, not flip):
         inputs = [race.case.fresh_inputs(generator) for _ in range(repeats)]
         copies = [clone_tensors(values) for values in inputs]
         order = (race.candidate, race.baseline) if candidate_first else (race.baseline, race.candidate)
         with _collector_off():
-            first_ms, first_output = _sample(race, order[0], inputs)
-            second_ms, second_output = _sample(race, order[1], copies)
+            first_ms, first_output = _sample(race.case, order[0], inputs, race.clock)
+            second_ms, second_output = _sample(race.case, order[1], copies, race.clock)
         if candidate_first:
             pairs.append((second_ms, first_ms))
             race.check(second_output, first_output)
@@ -153,9 +170,37 @@ def _block(race: Race, generator: torch.Generator, repeats: int, *, flip: bool) 
     return pairs
 
 
-def _sample(race: Race, model: nn.Module, inputs: list[Any]) -> tuple[float, Any]:
+def _pair_apart(
+    race: Race, elsewhere: BaselineClock, generator: torch.Generator, repeats: int, candidate_first: bool
+) -> tuple[float, float]:
+    """A pair of (baseline ms, candidate ms), the first from the other process, on equal inputs."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    if candidate_first:
+        candidate_ms = checked_sample(race, seed, repeats)
+        return elsewhere.sample(seed, repeats), candidate_ms
+    return elsewhere.sample(seed, repeats), checked_sample(race, seed, repeats)
+
+
+def checked_sample(race: Race, seed: int, repeats: int) -> float:
+    """Milliseconds per call of the candidate on the seed's inputs; afterwards its answer is compared.
+
+    Of two processes that take turns, each finds the caches as the other left them; an untimed call on inputs of its
+    own puts both sides into the state of a model that is called again and again.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    first, *inputs = [race.case.fresh_inputs(generator) for _ in range(repeats + 1)]
+    last = clone_tensors(inputs[-1])
+    with _collector_off(), torch.inference_mode():
+        race.case.call(race.candidate, first)
+        milliseconds, found = _sample(race.case, race.candidate, inputs, race.clock)
+        expected = race.case.call(race.baseline, last)
+    race.check(expected, found)
+    return milliseconds
+
+
+def _sample(case: Case, model: nn.Module, inputs: list[Any], clock: Callable[[], int]) -> tuple[float, Any]:
     """Milliseconds per call, and a copy of the last answer taken at once: a late writer cannot improve it."""
-    call, device, clock = race.case.call, race.case.device, race.clock
+    call, device = case.call, case.device
     with torch.inference_mode():
         synchronize(device)
         started = clock()

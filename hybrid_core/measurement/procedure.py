@@ -54,12 +54,7 @@ def _run_phases(
     contest: Contest, enter: Callable[[str], None], baseline_clock: latency.BaselineClock | None
 ) -> Measurement:
     case, limits = contest.case, contest.limits
-    enter("transform")
-    transform_s = _transform(contest)
-    enter("compile")
-    _first_call(contest, transform_s)
-    enter("correctness")
-    calls = check_correctness(contest)
+    calls = _prepare(contest, enter)
     enter("warmup")
     race = _race(contest, baseline_clock)
     repeats, warnings = latency.warm_up(race, limits, calls)
@@ -79,6 +74,30 @@ def _run_phases(
     quality.details["workload_relative_error"] = contest.errors.relative_error
     contest.refuse_touched_baseline("quality")
     return _measurement(contest, timing, baseline_memory, candidate_memory, quality, preservation, environment)
+
+
+def prepare_untouched(case: Case, limits: MeasureLimits) -> latency.Race:
+    """What a process that stands for the baseline of another one does: all that is done before the clock, unchanged.
+
+    How often an allocator asks the system for memory depends on all that a process did before. An untouched copy in
+    the candidate's place, taken through the same phases, makes the two processes differ in their variables only.
+    """
+    untouched = Change(lambda model, example: (model, ()), exact=True, compiles=False)
+    example = case.fresh_inputs(case.generator("example"))
+    with memory.existing_storages() as census:
+        contest = _build(case, untouched, limits, example, census)
+        _prepare(contest, lambda phase: None)
+    return _race(contest, None)
+
+
+def _prepare(contest: Contest, enter: Callable[[str], None]) -> int:
+    """The phases before the clock; returns how many calls they made."""
+    enter("transform")
+    transform_s = _transform(contest)
+    enter("compile")
+    _first_call(contest, transform_s)
+    enter("correctness")
+    return check_correctness(contest)
 
 
 def _build(case: Case, change: Change, limits: MeasureLimits, example: Any, census: memory.Storages) -> Contest:

@@ -9,6 +9,7 @@ optimization tool kits; the kit in `tests/contracts/strategy_contract.py` holds 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,6 +215,20 @@ def refuse_when(reason: str | None) -> None:
     """Raise `StrategyUnsupported` when there is a reason to."""
     if reason is not None:
         raise StrategyUnsupported(reason)
+
+
+def start_command(variables: Mapping[str, str]) -> str:
+    """What to do for variables that a process reads once at its start: 'start Python with NAME=value ...'."""
+    return "start Python with " + " ".join(f"{name}={value}" for name, value in sorted(variables.items()))
+
+
+def refuse_unless_started_with(variables: Mapping[str, str]) -> None:
+    """Refuse where this process has other values; that they were set later than its start cannot be seen here."""
+    if any(os.environ.get(name) != value for name, value in variables.items()):
+        names = " and ".join(sorted(variables))
+        raise StrategyUnsupported(
+            f"{names} must be in the environment before the process starts; {start_command(variables)}"
+        )
 
 
 def list_briefly(names: list[str], most: int = 4) -> str:

@@ -7,6 +7,8 @@ nothing below that. What is left to gain is in the places named by the methods, 
 from __future__ import annotations
 
 from hybrid_core.strategies.base import Family
+from hybrid_core.strategies.pooling.activation_cache import ACTIVATION_CACHE
+from hybrid_core.strategies.pooling.allocator import EXPANDABLE_SEGMENTS, KEEP_FREED_MEMORY
 from hybrid_core.strategies.pooling.in_place import IN_PLACE
 from hybrid_core.strategies.pooling.micro_batch import MICRO_BATCH
 from hybrid_core.strategies.pooling.preallocated import PREALLOCATED
@@ -19,5 +21,15 @@ MEMORY_POOLING = Family(
     title="Memory pooling",
     purpose="Reuses buffers instead of allocating new ones, which lowers the peak memory of a call.",
     claimed={"speed": 1.1, "memory": 1.8, "accuracy": 1.0},
-    methods=(IN_PLACE, PREALLOCATED, STATIC_CACHE, STATIC_STEP, QUANTIZED_CACHE, MICRO_BATCH),
+    methods=(
+        IN_PLACE,
+        PREALLOCATED,
+        STATIC_CACHE,
+        STATIC_STEP,
+        QUANTIZED_CACHE,
+        MICRO_BATCH,
+        ACTIVATION_CACHE,
+        KEEP_FREED_MEMORY,
+        EXPANDABLE_SEGMENTS,
+    ),
 )

@@ -113,7 +113,7 @@ def test_the_environment_is_built_up_and_carries_no_secret(tmp_path, monkeypatch
     ours = {
         "HOME", "TMPDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS",
         "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_DEVICE_ORDER", "HF_HUB_OFFLINE",
-        "PYTHONUNBUFFERED", "HYBRID_TRIAL_COOKIE",
+        "PYTHONUNBUFFERED", "HYBRID_TRIAL_COOKIE", "HYBRID_TRIAL_SCRATCH",
     }  # fmt: skip
     assert set(environment) <= ours | set(KEPT_VARIABLES)
     assert environment["OMP_NUM_THREADS"] == "3" and environment["OMP_WAIT_POLICY"] == "PASSIVE"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -33,15 +34,19 @@ KEPT_VARIABLES = (
 )
 
 
-def measure_environment(scratch: Path, threads: int, cookie: str) -> dict[str, str]:
+def measure_environment(
+    scratch: Path, threads: int, cookie: str, variables: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """The built-up (not copied) environment of a measure process; creates its private folders.
 
     Compiler caches are shared by the trials of one run and by nobody else: libraries are loaded from them.
+    `variables` are what the recipe's settings want a process to start with; they never replace ours.
     """
     names = ("home", "tmp", "inductor", "found")
     home, temporary, inductor, found = (make_private_folder(scratch / name) for name in names)
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     return {
+        **(variables or {}),
         **kept,
         "HOME": str(home),
         "TMPDIR": str(temporary),

@@ -81,10 +81,18 @@ class LocalEngine:
         self._process: subprocess.Popen[bytes] | None = None
         self._cookie = ""
 
-    def measure(self, request: MeasureRequest, on_phase: Callable[[str], None] = lambda _: None) -> Trial:
-        """Measure one candidate; every fault of the candidate comes back as a trial that names it."""
+    def measure(
+        self,
+        request: MeasureRequest,
+        on_phase: Callable[[str], None] = lambda _: None,
+        variables: Mapping[str, str] | None = None,
+    ) -> Trial:
+        """Measure one candidate; every fault of the candidate comes back as a trial that names it.
+
+        `variables`: what the recipe's settings want its process to start with.
+        """
         cookie = f"{request.trial_id}/{os.getpid()}/{time.time_ns()}"
-        environment = measure_environment(self._scratch, request.subject.threads, cookie)
+        environment = measure_environment(self._scratch, request.subject.threads, cookie, variables)
         wall, kills_before = time.time(), count_oom_kills()
         watch = _Watch(request, time.monotonic(), phase_started=time.monotonic())
         try:

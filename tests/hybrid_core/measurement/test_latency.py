@@ -2,15 +2,17 @@
 
 import gc
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from hybrid_core.errors import MeasurementFailed
 from hybrid_core.measurement import latency
 from hybrid_core.measurement.case import Case
 from hybrid_core.measurement.statistics import ratio_of_pairs
-from hybrid_core.records import MeasureLimits, Workload
+from hybrid_core.records import MeasureLimits, Outcome, Workload
 
 
 class Watch:
@@ -215,3 +217,66 @@ def test_a_patched_timer_does_not_reach_the_clock_that_was_captured_at_import(mo
     captured = time.perf_counter_ns
     monkeypatch.setattr(time, "perf_counter_ns", lambda: 0)
     assert latency.clock_ns is captured and latency.clock_ns() > 0
+
+
+class ElsewhereClock:
+    """Another process that takes the given milliseconds and writes itself into the journal."""
+
+    def __init__(self, watch, cost_ms, journal):
+        self.watch, self.cost_ms, self.journal = watch, cost_ms, journal
+
+    def sample(self, seed, repeats):
+        self.journal.append(("A", seed, repeats))
+        self.watch.work(self.cost_ms * (repeats + 1))
+        return self.cost_ms
+
+    def facts(self):
+        return {}
+
+
+def race_apart(watch, journal, *, elsewhere_ms=8.0, candidate_ms=4.0, check=lambda expected, got: None):
+    race = race_of(watch, Worker(watch, 500.0, journal), Worker(watch, candidate_ms, journal), check=check)
+    return replace(race, baseline_clock=ElsewhereClock(watch, elsewhere_ms, journal))
+
+
+def test_a_baseline_in_another_process_gives_its_times_and_the_local_one_only_answers():
+    watch, compared = Watch(), []
+    race = race_apart(watch, [], check=lambda expected, got: compared.append(torch.equal(expected, got)))
+    timing = latency.take_pairs(race, MeasureLimits(min_pairs=4, max_pairs=8, max_timed_s=600), 1, 0)
+    assert set(timing.pairs_ms) == {(8.0, 4.0)}
+    assert compared == [True] * len(timing.pairs_ms)
+
+
+def test_blocks_alternate_between_abba_and_baab_across_processes_with_an_untimed_call_before_each_sample():
+    watch, journal = Watch(), []
+    race = race_apart(watch, journal)
+    latency.take_pairs(race, MeasureLimits(min_pairs=4, max_pairs=4, max_timed_s=600), 2, 0)
+    names = {race.candidate: "b", race.baseline: "c"}
+    order = "".join(names.get(entry[0], entry[0]) for entry in journal)
+    local = "bbbc"  # one untimed call, two timed, and the baseline that answers afterwards
+    assert order == f"A{local}{local}A{local}AA{local}"
+
+
+def test_both_processes_draw_equal_inputs_from_the_seed_that_is_sent():
+    watch, journal = Watch(), []
+    race = race_apart(watch, journal)
+    latency.take_pairs(race, MeasureLimits(min_pairs=4, max_pairs=4, max_timed_s=600), 1, 0)
+    seeds = [entry[1] for entry in journal if entry[0] == "A"]
+    here = [x for model, x, *_ in (e for e in journal if e[0] is race.candidate)]
+    assert len(set(seeds)) == 4
+    told = []
+    other = race_of(watch, Worker(watch, 1.0), Worker(watch, 1.0, told))
+    for seed in seeds:
+        latency.checked_sample(other, seed, 1)
+    there = [x for _, x in told]
+    assert sorted(x.sum().item() for x in here) == sorted(x.sum().item() for x in there)
+
+
+def test_a_baseline_that_is_lost_in_another_process_ends_the_timing():
+    class Lost(ElsewhereClock):
+        def sample(self, seed, repeats):
+            raise MeasurementFailed("gone", outcome=Outcome.CRASHED, stage="timing")
+
+    race = replace(race_apart(Watch(), []), baseline_clock=Lost(Watch(), 1.0, []))
+    with pytest.raises(MeasurementFailed, match="gone"):
+        latency.take_pairs(race, MeasureLimits(), 1, 0)

@@ -138,6 +138,8 @@ def write_graph(
     sizes = tuple({i: Dim.AUTO for i, n in enumerate(t.shape) if n > 1} for t in inputs) if open_sizes else None
     try:
         with _quiet(), torch.inference_mode(False), torch.no_grad():
+            # A module that learns each new form of call, as fused attention does, learns this one outside the tracer.
+            flat(*(tensor.clone() for tensor in inputs))
             program = export(flat, inputs, dynamic_shapes=None if sizes is None else (sizes,), strict=False)
             fits = _size_test(program, example)
             written = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)

@@ -180,3 +180,23 @@ def test_the_graph_file_disappears_with_the_module(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
     del module
     assert list(tmp_path.iterdir()) == []
+
+
+class OneHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.out((q @ k.transpose(-2, -1) * 8**-0.5).softmax(-1) @ v)
+
+
+def test_attention_that_was_fused_on_a_batch_of_one_answers_other_sizes_from_a_session_too():
+    model, x = seeded(lambda: nn.Sequential(OneHead())), torch.randn(1, 6, 8)
+    fused = get_strategy("attention_fusion").apply("sdpa", seeded(lambda: nn.Sequential(OneHead())), situation_of((x,)))
+    changed = get_strategy("kernel_fusion").apply("onnxruntime", fused.model, situation_of((x,))).model
+    assert isinstance(changed, RuntimeModule)
+    for shape in ((1, 6, 8), (3, 9, 8)):
+        given = torch.randn(*shape, generator=torch.Generator().manual_seed(2))
+        torch.testing.assert_close(changed(given), model(given), rtol=1e-4, atol=1e-5)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from hybrid_core.strategies.base import Family
 from hybrid_core.strategies.pooling.activation_cache import ACTIVATION_CACHE
-from hybrid_core.strategies.pooling.activation_cache import ACTIVATION_CACHE
 from hybrid_core.strategies.pooling.allocator import EXPANDABLE_SEGMENTS, KEEP_FREED_MEMORY
 from hybrid_core.strategies.pooling.in_place import IN_PLACE
 from hybrid_core.strategies.pooling.micro_batch import MICRO_BATCH

@@ -42,7 +42,7 @@ class Question:
         """A hash of the form and of all bytes."""
         digest = hashlib.blake2b(repr(self.form).encode(), digest_size=16)
         for tensor in self.tensors:
-            digest.update(_bytes_of(tensor).cpu().numpy())
+            digest.update(memoryview(_bytes_of(tensor).cpu().numpy()))
         return digest.hexdigest()
 
     def is_same(self, other: Question) -> bool:
@@ -60,7 +60,8 @@ class Question:
 def read_question(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Question | None:
     """None where an argument cannot be compared by its content: a cache, an object, a sparse or quantized tensor."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
-    tensors, form = [], []
+    tensors: list[Tensor] = []
+    form: list[tuple[Any, ...]] = []
     for leaf in leaves:
         if _is_comparable(leaf):
             tensors.append(leaf)

@@ -33,7 +33,7 @@ from hybrid_core.errors import InvalidInput  # noqa: E402
 from hybrid_core.evaluation import case_from_registry  # noqa: E402
 from hybrid_core.measurement.machine import describe_versions  # noqa: E402
 from hybrid_core.models.registry import ENTRIES  # noqa: E402
-from hybrid_core.recipes import check_recipe  # noqa: E402
+from hybrid_core.recipes import check_recipe, start_variables  # noqa: E402
 from hybrid_core.records import (  # noqa: E402
     MeasureLimits,
     MeasureRequest,
@@ -191,7 +191,7 @@ class Book:
         names = names_of(subject, recipe, purpose)
         if key_of(names) not in self.rows:
             request = MeasureRequest(f"bench:{recipe.key}", "bench", subject, recipe, purpose, limits)
-            self.rows[key_of(names)] = names | facts_of(engine.measure(request))
+            self.rows[key_of(names)] = names | facts_of(engine.measure(request, variables=start_variables(recipe)))
             self.write()
         print_row(self.rows[key_of(names)])
         return self.rows[key_of(names)]

@@ -155,6 +155,11 @@ def _figure_comments(
     if measurement is None:
         return [*lines, "# figures: none were recorded"]
     facts = to_json(_as_mapping(measurement))
+    environment = facts.get("environment")
+    needed = environment.get("start_variables") if isinstance(environment, Mapping) else None
+    if isinstance(needed, Mapping):
+        values = " ".join(f"{name}={value}" for name, value in sorted(needed.items()))
+        lines.append(f"# start Python with these in its environment: {_one_line(values)}")
     for name in FIGURES[:3]:
         if facts.get(name):
             figure = Estimate.from_json(facts[name])

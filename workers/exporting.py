@@ -27,6 +27,10 @@ MAX_LINES_BYTES = 1 << 20
 NICENESS = 10
 
 
+# A recipe file may come from a stranger, so only these names reach the environment of a process from it.
+START_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "PYTORCH_ALLOC_CONF")
+
+
 @dataclass(frozen=True)
 class Ended:
     """How an export ended: `bytes` and `zipped` when it is there, else `reason` in one sentence."""
@@ -50,7 +54,7 @@ class Exporting:
     ) -> None:
         self._folder, self._scratch, self._clock, self._since = Path(request["folder"]), scratch, clock, clock()
         self._cookie = f"export|{scratch}"
-        environment = measure_environment(scratch, threads, self._cookie)
+        environment = measure_environment(scratch, threads, self._cookie, start_variables_in(request.get("recipe")))
         (scratch / "request.json").write_text(json.dumps(dict(request)), encoding="utf-8")
         self._lines, self._errors = scratch / "lines.jsonl", scratch / "errors.log"
         with (
@@ -111,3 +115,11 @@ class Exporting:
                 lines = file.read(MAX_LINES_BYTES).split(b"\n")[:-1]
             return [line for line in map(json.loads, lines) if isinstance(line, dict)]
         return []
+
+
+def start_variables_in(recipe: Any) -> dict[str, str]:
+    """The environment in which an exported recipe was measured, as far as settings can ask for one."""
+    environment = recipe.get("environment") if isinstance(recipe, Mapping) else None
+    asked = environment.get("start_variables") if isinstance(environment, Mapping) else None
+    found = {name: asked.get(name) for name in START_VARIABLES} if isinstance(asked, Mapping) else {}
+    return {name: value for name, value in found.items() if isinstance(value, str) and value.isprintable()}

@@ -40,6 +40,7 @@ def card_of(data: Mapping[str, Any], changes: Sequence[str], index: Mapping[str,
             f"Recipe: {plain(data.get('key') or BASELINE_KEY)}. Every figure below was measured, beside the untouched "
             "model and in the same process; nothing is assumed.",
             "",
+            *_how_to_start(_mapping(data.get("environment"))),
             *_section("What was measured", _table(("figure", "value", "95 % interval"), _figures(data))),
             *_section("On what", _table(("fact", "value"), _facts(data, run))),
             *_section("What was changed in the model", _list(changes)),
@@ -49,6 +50,18 @@ def card_of(data: Mapping[str, Any], changes: Sequence[str], index: Mapping[str,
             *_section("Use and check it", _usage()),
         ]
     )
+
+
+def _how_to_start(environment: Mapping[str, Any]) -> list[str]:
+    """For a recipe that needs variables which a process reads once: which, and where the times come from then."""
+    needed = environment.get("start_variables")
+    if not isinstance(needed, Mapping):
+        return []
+    values = " ".join(f"{name}={value}" for name, value in sorted(needed.items()))
+    where = (
+        "these variables change every model of a process, so the times of the untouched one come from another process"
+    )
+    return [f"Start Python with {plain(values)}, also to check this folder: {where}.", ""]
 
 
 def plain(value: Any, most: int = 400) -> str:

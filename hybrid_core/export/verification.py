@@ -141,11 +141,13 @@ def _measure_again(folder: Folder, source: Source, limits: MeasureLimits) -> lis
         limits = dataclasses.replace(limits, quality_samples=int(min(max(samples, 1), MAX_QUALITY_SAMPLES)))
     registry = registry_toolbox()
     decided = decisions_in(folder.data)
+    if registry.start_variables(source.recipe):
+        return [Finding(None, "the timing was not measured again: it needs an untouched model in another process")]
 
     def apply(model: nn.Module, recipe: Recipe, situation: Situation) -> Applied:
         return optimize(model, recipe, dataclasses.replace(situation, decided=decided), folder.complete)
 
-    toolbox = Toolbox(apply, registry.is_exact, registry.compiles)
+    toolbox = Toolbox(apply, registry.is_exact, registry.compiles, registry.start_variables)
     subject = Subject("exported", "folder", source.case.workload, str(source.case.device), source.case.threads)
     request = MeasureRequest("verify", "verify", subject, source.recipe, Purpose.FINAL, limits)
     trial = evaluate(source.case, request, toolbox=toolbox)

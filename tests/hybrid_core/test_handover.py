@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from hybrid_core.errors import InvalidInput
+from hybrid_core.export.card import card_of
 from hybrid_core.handover import recipe_code, recipe_from_json, recipe_json
 from hybrid_core.models.brought.inspection import inspect
 from hybrid_core.models.registry import get_entry
@@ -88,6 +89,17 @@ def test_the_code_states_figures_subject_and_recipe_as_comments():
     assert "convnet tiny, forward, batch 32, device cpu" in comments
     assert "speed_improvement: 1.250 (95 % interval 1.200 to 1.300)" in comments
     assert "peak bytes: 1000 (untouched 1900)" in comments
+
+
+def test_the_code_and_the_card_name_the_variables_that_python_must_be_started_with():
+    facts = FACTS | {"environment": {"start_variables": {"MALLOC_B": "2", "MALLOC_A": "1\nimport os"}}}
+    code = recipe_code(CONVNET, BFLOAT16, facts)
+    assert "# start Python with these in its environment: MALLOC_A=1\\nimport os MALLOC_B=2\n" in code
+    assert "start Python" not in recipe_code(CONVNET, BFLOAT16, FACTS)
+    data = recipe_json({"model": "convnet"}, BFLOAT16, facts, facts["environment"])
+    card = card_of(data, (), {"tensors": {}}, ())
+    assert "Start Python with MALLOC" in card and "come from another process" in card
+    assert "Start Python" not in card_of(recipe_json({}, BFLOAT16, FACTS, ENVIRONMENT), (), {"tensors": {}}, ())
 
 
 @pytest.mark.parametrize("pasted", [False, True], ids=["as a file", "pasted into a prompt"])

@@ -10,9 +10,11 @@ from hybrid_core.errors import MeasurementFailed
 from hybrid_core.recipes import start_variables
 from hybrid_core.records import MeasureLimits, MeasureRequest, Outcome, Purpose, Recipe, Subject, Workload
 from hybrid_core.strategies.pooling.allocator import GLIBC_VARIABLES, KEEP_FREED_MEMORY
+from hybrid_core.strategies.registry import STRATEGIES
 from workers import measure_process, twin_process
 from workers.engines.containment import measure_environment
 from workers.engines.local import LocalEngine
+from workers.exporting import START_VARIABLES, start_variables_in
 from workers.protocol import PeerGone
 from workers.run_process import Measurer
 from workers.twin import Twin
@@ -138,3 +140,13 @@ def test_a_real_trial_is_timed_against_a_process_without_the_variables(tmp_path)
     assert facts["baseline_process"].startswith("the untouched model was timed in a process of its own")
     assert trial.measurement.max_abs_error == 0.0 and len(trial.measurement.pairs_ms) == 4
     assert "timing" in phases and "page" in " ".join(trial.measurement.changes)
+
+
+def test_an_export_starts_with_the_variables_that_settings_ask_for_and_with_no_others():
+    asked = {name: "1" for name in START_VARIABLES} | {"LD_PRELOAD": "evil.so", "PATH": "elsewhere"}
+    assert start_variables_in({"environment": {"start_variables": asked}}) == {name: "1" for name in START_VARIABLES}
+    for strange in (None, {}, {"environment": None}, {"environment": {"start_variables": ["LD_PRELOAD"]}}):
+        assert start_variables_in(strange) == {}
+    assert start_variables_in({"environment": {"start_variables": {START_VARIABLES[0]: 3}}}) == {}
+    declared = {name for family in STRATEGIES for setting in family.settings for name, _ in setting.start_variables}
+    assert declared == set(START_VARIABLES)

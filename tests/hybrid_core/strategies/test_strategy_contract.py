@@ -145,3 +145,17 @@ def test_stages_put_attention_before_folding_before_quantization_before_compilin
              ("memory_pooling", "micro_batch")]  # fmt: skip
     stages = [get_setting(*step).stage for step in order]
     assert stages == sorted(stages) and len(set(stages)) == len(stages)
+
+
+def test_the_page_lists_every_setting_with_what_it_declares():
+    declared = {
+        (s.name, x.name, str(x.stage), "no" if x.exact else "yes", "on request" if x.on_request else "yes")
+        for s in STRATEGIES
+        for x in s.settings
+    }
+    listed = set()
+    for line in (ROOT / "docs/strategies.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if len(cells) == 6 and cells[1].startswith("`"):
+            listed.add((cells[0], cells[1].strip("`"), cells[2], cells[3], cells[4].split(",")[0]))
+    assert listed == declared

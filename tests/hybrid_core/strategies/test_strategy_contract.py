@@ -135,7 +135,7 @@ def test_the_claims_are_the_figures_of_the_document():
 def test_unknown_names_are_refused_with_the_known_ones():
     with pytest.raises(InvalidInput, match="kernel_fusion, quantization"):
         get_strategy("kernel_fussion")
-    with pytest.raises(InvalidInput, match="int8_dynamic, bfloat16"):
+    with pytest.raises(InvalidInput, match="int8_dynamic, int8_keep_ends"):
         get_setting("quantization", "int4")
 
 

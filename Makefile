@@ -4,7 +4,7 @@ PORT ?= 8501
 BIN := .venv/bin
 export PYTHON
 
-.PHONY: run stop test lint types tests lock clean bench-first-path bench-models bench-every-model bench-strategies bench-compile-depth bench-latent-attention
+.PHONY: run stop test lint types tests lock clean bench-first-path bench-models bench-every-model bench-strategies bench-compile-depth bench-latent-attention bench-activation-plan
 
 run:
 	@.setup/install.sh
@@ -63,6 +63,11 @@ bench-latent-attention:
 bench-compile-depth:
 	@.setup/install.sh
 	$(BIN)/python benchmarks/compile_depth.py $(if $(QUICK),--quick)
+
+# What a planned arena for all results would save of eager's peak memory, model by model. QUICK=1: three models.
+bench-activation-plan:
+	@.setup/install.sh
+	$(BIN)/python benchmarks/activation_plan.py $(if $(QUICK),--quick)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build

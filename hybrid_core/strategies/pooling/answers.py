@@ -42,7 +42,7 @@ class Question:
         """A hash of the form and of all bytes."""
         digest = hashlib.blake2b(repr(self.form).encode(), digest_size=16)
         for tensor in self.tensors:
-            digest.update(memoryview(_bytes_of(tensor).cpu().numpy()))
+            digest.update(_bytes_of(tensor).cpu().numpy().data)
         return digest.hexdigest()
 
     def is_same(self, other: Question) -> bool:

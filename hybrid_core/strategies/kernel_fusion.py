@@ -8,6 +8,7 @@ the methods.
 from __future__ import annotations
 
 from hybrid_core.strategies.base import Family
+from hybrid_core.strategies.kernels.aot import AOT
 from hybrid_core.strategies.kernels.compilation import COMPILE, COMPILE_FREEZING, COMPILE_MAX_AUTOTUNE
 from hybrid_core.strategies.kernels.fold import FOLD
 from hybrid_core.strategies.kernels.merge import MERGE
@@ -27,6 +28,7 @@ KERNEL_FUSION = Family(
         COMPILE_REGIONAL,
         COMPILE_FREEZING,
         COMPILE_MAX_AUTOTUNE,
+        AOT,
         ONNXRUNTIME,
         OPENVINO,
     ),

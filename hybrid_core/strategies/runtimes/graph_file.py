@@ -59,6 +59,11 @@ class CallForm:
             return None
         return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
+    def call_of(self, tensors: list[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call of this form with these tensors."""
+        args, kwargs = pytree.tree_unflatten(_filled(self.leaves, tensors), self.spec)
+        return args, kwargs
+
     def answer_of(self, tensors: list[Tensor]) -> Any:
         """The nested answer that holds these tensors."""
         return pytree.tree_unflatten(_filled(self.out_leaves, tensors), self.out_spec)
@@ -133,15 +138,9 @@ def write_graph(
     Raises:
         StrategyUnsupported: the model cannot be exported; the sentence names the first thing in the way.
     """
-    flat = _FlatCall(model, form)
-    inputs = _doubled(example) if open_sizes else example
-    sizes = tuple({i: Dim.AUTO for i, n in enumerate(t.shape) if n > 1} for t in inputs) if open_sizes else None
     try:
-        with _quiet(), torch.inference_mode(False), torch.no_grad():
-            # A module that learns each new form of call, as fused attention does, learns this one outside the tracer.
-            flat(*(tensor.clone() for tensor in inputs))
-            program = export(flat, inputs, dynamic_shapes=None if sizes is None else (sizes,), strict=False)
-            fits = _size_test(program, example)
+        with quiet_export(), torch.inference_mode(False), torch.no_grad():
+            program, fits = export_call(model, form, example, every_size if open_sizes else None)
             written = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
             assert written is not None, "without a file name the export returns the graph"
             own = list(written.model.graph.initializers.values())
@@ -154,9 +153,31 @@ def write_graph(
                 value.const_value = None
     except Exception as error:  # user code can fail to export in as many ways as there are programs
         raise StrategyUnsupported(
-            f"{type(model).__name__} cannot be exported to ONNX ({_first_line(error)}); leave this setting off for it"
+            f"{type(model).__name__} cannot be exported to ONNX ({export_failure(error)}); leave this setting off "
+            "for it"
         ) from error
     return GraphFile(path, form, sizes_of(example), describe_tensors(example), fits)
+
+
+def export_call(
+    model: nn.Module,
+    form: CallForm,
+    example: tuple[Tensor, ...],
+    may_change: Callable[[Tensor], tuple[int, ...]] | None,
+) -> tuple[ExportedProgram, Callable[[list[Tensor]], bool]]:
+    """The call as a graph, and the test of the tensors it holds for; `may_change` gives the open dimensions of each."""
+    inputs = example if may_change is None else _doubled(example)
+    sizes = None if may_change is None else (tuple({i: Dim.AUTO for i in may_change(t)} for t in inputs),)
+    flat = _FlatCall(model, form)
+    # A module that learns each new form of call, as fused attention does, learns this one outside the tracer.
+    flat(*(tensor.clone() for tensor in inputs))
+    program = export(flat, inputs, dynamic_shapes=sizes, strict=False)
+    return program, _size_test(program, example)
+
+
+def every_size(tensor: Tensor) -> tuple[int, ...]:
+    """All dimensions that are larger than one."""
+    return tuple(i for i, n in enumerate(tensor.shape) if n > 1)
 
 
 def private_folder(owner: object, scratch: Path | None) -> Path:
@@ -187,7 +208,7 @@ class _FlatCall(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The model's tensors; an input that is returned as it is becomes a copy."""
-        args, kwargs = pytree.tree_unflatten(_filled(self.form.leaves, list(tensors)), self.form.spec)
+        args, kwargs = self.form.call_of(list(tensors))
         answer = pytree.tree_leaves(self.model(*args, **kwargs))
         return tuple(
             leaf.clone() if any(leaf is t for t in tensors) else leaf for leaf in answer if isinstance(leaf, Tensor)
@@ -250,7 +271,7 @@ def _copied(value: Any) -> Any:
     return pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else copy.copy(leaf), value)
 
 
-def _first_line(error: BaseException) -> str:
+def export_failure(error: BaseException) -> str:
     """What says most in one line: the exporter wraps the cause in a report of many lines."""
     cause = error
     while cause.__cause__ is not None:
@@ -260,7 +281,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_export() -> Iterator[None]:
     """The exporter reports each optional part it does not find; an export that fails is a refusal with its reason."""
     loggers = [logging.getLogger(name) for name in _LOUD]
     before = [logger.level for logger in loggers]

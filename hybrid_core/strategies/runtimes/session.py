@@ -158,7 +158,7 @@ def run_elsewhere(
         folder = private_folder(module, situation.scratch)
         try:
             said = _load(module, model, form, example, folder, open_sizes, prepare)
-            _prove(module, situation, model, example, expected, bound)
+            prove_session(module, situation, model, example, expected, bound)
         except StrategyUnsupported as error:
             refusal = error
             continue
@@ -194,7 +194,7 @@ def _load(
     return said
 
 
-def _prove(
+def prove_session(
     module: RuntimeModule,
     situation: Situation,
     model: nn.Module,

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hybrid_core.errors import StrategyUnsupported
-from hybrid_core.evaluation import case_from_module, evaluate
+from hybrid_core.evaluation import Toolbox, case_from_module, evaluate
 from hybrid_core.records import MeasureLimits, MeasureRequest, Purpose, Recipe, Subject, Workload
 from hybrid_core.strategies.base import Applied, Situation
 from hybrid_core.strategies.pooling.buffer_pool import BufferPool
@@ -171,15 +171,8 @@ def test_two_threads_do_not_write_into_each_others_buffers():
     assert not wrong
 
 
-class OnlyPreallocated:
-    """What `evaluate` needs of the registry, with a threshold that small tensors pass."""
-
-    compiles = staticmethod(lambda step: False)
-    is_exact = staticmethod(lambda step: True)
-
-    @staticmethod
-    def apply(model, recipe, where) -> Applied:
-        return use_buffers(model, where, 1)
+def with_small_threshold(model, recipe, where) -> Applied:
+    return use_buffers(model, where, 1)
 
 
 def test_buffers_count_as_bytes_that_are_held_between_calls():
@@ -187,7 +180,7 @@ def test_buffers_count_as_bytes_that_are_held_between_calls():
     recipe = Recipe.from_dict({"memory_pooling": "preallocated"})
     limits = MeasureLimits(min_pairs=4, max_pairs=4, max_timed_s=1.0)
     request = MeasureRequest("t", "r", Subject("chain", "tiny", case.workload), recipe, Purpose.SEARCH, limits)
-    measured = evaluate(case, request, toolbox=OnlyPreallocated()).measurement
+    measured = evaluate(case, request, toolbox=Toolbox(with_small_threshold, is_exact=lambda step: True)).measurement
     assert measured.weight_bytes - measured.baseline_weight_bytes == 256 * 64 * 4
     assert measured.max_abs_error == 0.0
 

@@ -33,17 +33,22 @@ class MakersTensors:
         gc.disable()
         try:
             made = make()
-            young = [item for item in gc.get_objects(generation=0) if issubclass(type(item), torch.Tensor)]
+            young = [item for item in gc.get_objects(generation=0) if type(item) is torch.Tensor]
         finally:
             if was_on:
                 gc.enable()
-        handed_out = {tensor.untyped_storage().data_ptr() for tensor in tensor_leaves(made)}
+        handed_out = {_address(tensor) for tensor in tensor_leaves(made)} | {0}
         self._noted = [ref for ref in self._noted if ref() is not None]
         for tensor in young:
-            if tensor.layout is torch.strided and tensor.untyped_storage().data_ptr() not in handed_out:
+            if _address(tensor) not in handed_out:
                 self._noted.append(weakref.ref(tensor))
         return made
 
     def kept(self) -> list[torch.Tensor]:
         """The noted tensors that are still alive."""
         return [tensor for ref in self._noted if (tensor := ref()) is not None]
+
+
+def _address(tensor: torch.Tensor) -> int:
+    """Where its storage begins; 0 for what has none, as a sparse tensor."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_flatten
 
 from hybrid_core.measurement import memory
 from hybrid_core.measurement.case import Case
+from hybrid_core.measurement.makers import MakersTensors
 from hybrid_core.records import Workload
 
 FLOAT = 4
@@ -214,3 +215,18 @@ def test_what_lies_outside_pytorch_is_added_once_for_each_module_and_said():
 def test_plain_modules_have_nothing_outside():
     use = memory.MemoryUse(1000, 10)
     assert memory.add_outside(nn.Sequential(nn.Linear(2, 2)), use) == (use, ())
+
+
+def test_the_makers_tensors_are_what_it_keeps_and_not_what_it_hands_out():
+    makers, kept = MakersTensors(), []
+
+    def make():
+        kept.append(torch.ones(100))
+        return (torch.ones(7), torch.eye(3).to_sparse(), kept[-1].clone()[:5])
+
+    inputs = makers.watch(make)
+    assert [t.data_ptr() for t in makers.kept()] == [kept[0].data_ptr()]
+    makers.watch(make)
+    assert len(makers.kept()) == 2 and len(inputs) == 3
+    kept.clear()
+    assert makers.kept() == []

@@ -42,6 +42,12 @@ class Twin:
         Raises:
             MeasurementFailed: it could not be started, or could not build the model.
         """
+        with shared_processors(request.subject.threads), cls._running(request, variables, command) as twin:
+            yield twin
+
+    @classmethod
+    @contextlib.contextmanager
+    def _running(cls, request: MeasureRequest, variables: Mapping[str, str], command: Sequence[str]) -> Iterator[Twin]:
         answer_read, answer_write = os.pipe()
         try:
             process = subprocess.Popen(
@@ -74,6 +80,7 @@ class Twin:
             "baseline_process": f"the untouched model was timed in a process of its own, started without {names}",
             "start_variables": dict(sorted(self._variables.items())),
             "baseline_resident_bytes": self._resident_bytes,
+            "processors_shared": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         }
 
     def _ask(self, question: dict[str, Any], stage: str) -> dict[str, Any]:
@@ -104,6 +111,23 @@ class Twin:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+@contextlib.contextmanager
+def shared_processors(threads: int) -> Iterator[None]:
+    """Keep this process, and the twin it starts, on the same few processors, as two models of one process would be.
+
+    Else one of the two may sit beside a busy neighbour for a whole measurement: equal models then differed by two.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[-max(1, threads) :])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def _lost(what: str, stage: str) -> MeasurementFailed:

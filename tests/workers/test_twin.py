@@ -48,6 +48,16 @@ def test_the_twin_has_the_environment_without_the_variables_and_leaves_with_its_
     assert (tmp_path / "end").read_text() == "left by itself" and twin._process.returncode == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no processor affinity")
+def test_both_processes_run_on_the_same_processors_and_this_one_gets_its_own_back(tmp_path):
+    before = os.sched_getaffinity(0)
+    with fake(tmp_path) as twin:
+        during = os.sched_getaffinity(0)
+        assert during == os.sched_getaffinity(twin._process.pid) and len(during) == 1 and during <= before
+        assert twin.facts()["processors_shared"] == sorted(during)
+    assert os.sched_getaffinity(0) == before
+
+
 @pytest.mark.parametrize(
     ("behaviour", "stage", "reason"),
     [

@@ -51,6 +51,8 @@ class Contest:
     candidate: nn.Module
     changes: tuple[str, ...] = ()
     first_call_s: float = 0.0
+    # Transforming and the first call together: what later calls must earn back.
+    preparation_s: float = 0.0
     first_counts: CompileCounts = field(default_factory=CompileCounts)
     noise: float = 0.0
     seeds: int = 0

@@ -137,6 +137,7 @@ def _first_call(contest: Contest, transform_s: float) -> None:
     inputs = contest.case.fresh_inputs(contest.case.generator("compile"))
     seconds, _ = latency.time_first_call(contest.case, contest.candidate, inputs)
     contest.first_call_s = seconds + (transform_s if compiled_early else 0.0)
+    contest.preparation_s = seconds + transform_s
     contest.first_counts = read_counts().since(contest.counts)
     contest.counts = read_counts()
     refuse(guards.state_fault(before, guards.process_state(with_random=False)), "compile")
@@ -218,7 +219,7 @@ def _measurement(
         first_call_s=contest.first_call_s,
         baseline_first_call_s=contest.baseline_first_call_s,
         # Where nothing was changed there is no preparation that could pay for itself.
-        break_even_calls=break_even_calls(contest.first_call_s, baseline_ms.value, candidate_ms.value, speed)
+        break_even_calls=break_even_calls(contest.preparation_s, baseline_ms.value, candidate_ms.value, speed)
         if contest.changes
         else None,
         quality=quality,
@@ -231,13 +232,13 @@ def _measurement(
     )
 
 
-def break_even_calls(first_call_s: float, baseline_ms: float, candidate_ms: float, speed: Estimate) -> int | None:
-    """Calls after which the first call's extra time is earned back; None where the candidate is not surely faster.
+def break_even_calls(preparation_s: float, baseline_ms: float, candidate_ms: float, speed: Estimate) -> int | None:
+    """Calls after which transforming and the first call are earned back; None where the candidate is not surely faster.
 
     >>> break_even_calls(1.006, 10.0, 6.0, Estimate(1.66, 1.6, 1.7))
     250
     """
     if speed.low <= 1.0 or candidate_ms >= baseline_ms:
         return None
-    extra_ms = max(0.0, first_call_s * 1000 - candidate_ms)
+    extra_ms = max(0.0, preparation_s * 1000 - candidate_ms)
     return math.ceil(round(extra_ms / (baseline_ms - candidate_ms), 6))

@@ -12,6 +12,7 @@ from torch import nn
 
 from hybrid_core.errors import InvalidInput, MeasurementFailed, StrategyUnsupported
 from hybrid_core.evaluation import PHASES, Toolbox, case_from_module, case_from_registry, evaluate, random_like
+from hybrid_core.measurement import procedure
 from hybrid_core.measurement.case import Case
 from hybrid_core.models.registry import get_entry
 from hybrid_core.records import (
@@ -359,6 +360,14 @@ def test_the_empty_recipe_is_the_untouched_model_in_everything_but_time():
     assert measured.memory_efficiency.value == 1.0
     assert measured.accuracy_preservation.value == 1.0 and measured.max_abs_error == 0.0
     assert measured.changes == () and measured.break_even_calls is None
+
+
+def test_what_must_be_earned_back_includes_the_transformation(monkeypatch):
+    prepared = []
+    monkeypatch.setattr(procedure, "break_even_calls", lambda seconds, *rest: prepared.append(seconds))
+    trial = try_candidate(lambda model: time.sleep(0.3))
+    assert trial.outcome is Outcome.OK, trial.reason
+    assert prepared[0] >= 0.3 + trial.measurement.first_call_s
 
 
 def test_the_phases_come_in_their_order_and_are_timed():

@@ -10,6 +10,7 @@ from __future__ import annotations
 from hybrid_core.strategies.base import Family
 from hybrid_core.strategies.kernels.aot import AOT
 from hybrid_core.strategies.kernels.compilation import COMPILE, COMPILE_FREEZING, COMPILE_MAX_AUTOTUNE
+from hybrid_core.strategies.kernels.cuda_graphs import CUDAGRAPHS
 from hybrid_core.strategies.kernels.fold import FOLD
 from hybrid_core.strategies.kernels.merge import MERGE
 from hybrid_core.strategies.kernels.regional import COMPILE_REGIONAL
@@ -29,6 +30,7 @@ KERNEL_FUSION = Family(
         COMPILE_FREEZING,
         COMPILE_MAX_AUTOTUNE,
         AOT,
+        CUDAGRAPHS,
         ONNXRUNTIME,
         OPENVINO,
     ),

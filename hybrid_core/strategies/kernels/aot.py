@@ -108,6 +108,7 @@ def compile_ahead(model: nn.Module, situation: Situation, freezing: bool) -> App
             refusal = refusal or error
             continue
         module.package_path = str(path)
+        _release_weights(model)
         sizes = "for any batch and length its code allows" if is_open else "for these sizes only"
         return Applied(
             module,
@@ -190,6 +191,13 @@ def _write_package(
     if not fits(list(example)):
         raise StrategyUnsupported(f"the exported graph does not hold for {describe_tensors(example)} itself")
     return graph, held
+
+
+def _release_weights(model: nn.Module) -> None:
+    """Empty the private copy. Graphs of the tracer outlive the compilation and hold its tensors, which count twice."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if type(tensor) in (Tensor, nn.Parameter) and not tensor.is_inference():
+            tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
 
 
 def _tensors(program: Any) -> list[Tensor]:

@@ -13,16 +13,42 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CompileCounts:
-    """Graphs compiled and graph breaks met so far in this process, with the reasons of the breaks."""
+    """Graphs compiled and graph breaks met so far in this process, with the reasons of the breaks.
+
+    `hits`, `misses` and `bypasses` are Inductor's own count of its cache on disk, which the trials of one run share.
+    """
 
     graphs: int = 0
     breaks: int = 0
     reasons: tuple[str, ...] = ()
+    hits: int = 0
+    misses: int = 0
+    bypasses: int = 0
+
+    @property
+    def cache(self) -> str:
+        """Where the code came from; frozen weights are part of the code and never kept.
+
+        >>> CompileCounts(graphs=2, hits=2).cache, CompileCounts(graphs=2, hits=1, misses=1).cache
+        ('warm', 'cold')
+        """
+        if self.bypasses:
+            return "bypassed"
+        if self.misses:
+            return "cold"
+        return "warm" if self.hits else "none"
 
     def since(self, earlier: CompileCounts) -> CompileCounts:
         """What was added after `earlier`."""
         reasons = tuple(reason for reason in self.reasons if reason not in earlier.reasons)
-        return CompileCounts(self.graphs - earlier.graphs, self.breaks - earlier.breaks, reasons)
+        return CompileCounts(
+            graphs=self.graphs - earlier.graphs,
+            breaks=self.breaks - earlier.breaks,
+            reasons=reasons,
+            hits=self.hits - earlier.hits,
+            misses=self.misses - earlier.misses,
+            bypasses=self.bypasses - earlier.bypasses,
+        )
 
 
 def read_counts() -> CompileCounts:
@@ -32,7 +58,15 @@ def read_counts() -> CompileCounts:
         return CompileCounts()
     counters = dynamo.counters
     breaks = dict(counters.get("graph_break", {}))
-    return CompileCounts(counters.get("stats", {}).get("unique_graphs", 0), sum(breaks.values()), tuple(breaks))
+    inductor = counters.get("inductor", {})
+    return CompileCounts(
+        graphs=counters.get("stats", {}).get("unique_graphs", 0),
+        breaks=sum(breaks.values()),
+        reasons=tuple(breaks),
+        hits=inductor.get("fxgraph_cache_hit", 0),
+        misses=inductor.get("fxgraph_cache_miss", 0),
+        bypasses=inductor.get("fxgraph_cache_bypass", 0),
+    )
 
 
 def compile_warnings(first_call: CompileCounts, timed: CompileCounts) -> tuple[str, ...]:

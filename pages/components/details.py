@@ -201,12 +201,22 @@ def _against(text: Callable[[Any], str], trial: Row, name: str) -> str:
     return f"{text(trial.get(name))}, baseline {text(trial.get(f'baseline_{name}'))}"
 
 
+# The trials of one run share a compiler cache; the same recipe in the final race then shows the other cost.
+COMPILE_CACHE = {
+    "cold": "Its first call compiled everything: this run had not compiled the same graph before.",
+    "warm": "Its first call found the compiled code in this run's cache; an earlier trial of this recipe paid for it.",
+    "bypassed": "Its first call compiled everything: frozen weights are part of the code, which no cache keeps.",
+}
+
+
 def _samples(measurement: Row, environment: Row | None) -> None:
     """Raw pairs and the environment they were measured in."""
     if measurement.get("pairs_ms"):
         figure = charts.pairs(measurement["pairs_ms"])
         alt = "Latency of every timed call, baseline and candidate side by side"
         st.plotly_chart(figure, key="trial_pairs", config=charts.CONFIG, alt=alt)
+    if environment and environment.get("compile_cache") in COMPILE_CACHE:
+        st.caption(COMPILE_CACHE[environment["compile_cache"]])
     if environment:
         with st.expander("Measured in this environment"):
             st.json(environment, expanded=True)

@@ -177,6 +177,7 @@ def _environment(contest: Contest, race: latency.Race, timing: latency.Timing, l
         "exact": contest.change.exact,
         **({"decisions": contest.change.decisions} if contest.change.decisions else {}),
         "compiled_graphs": contest.first_counts.graphs,
+        "compile_cache": contest.first_counts.cache,
         "telemetry": list(timing.telemetry),
     }
 

@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import sys
 import types
 
 import pytest
@@ -149,3 +150,14 @@ def test_compile_counters_become_warnings_only_when_something_happened():
 def test_compile_counters_count_what_was_added_since():
     earlier = compiling.CompileCounts(2, 1, ("a",))
     assert compiling.CompileCounts(5, 3, ("a", "b")).since(earlier) == compiling.CompileCounts(3, 2, ("b",))
+
+
+def test_where_compiled_code_came_from_is_the_difference_of_the_compilers_own_counts(monkeypatch):
+    counters = {"stats": {"unique_graphs": 1}, "inductor": {"fxgraph_cache_miss": 1}}
+    monkeypatch.setitem(sys.modules, "torch._dynamo.utils", types.SimpleNamespace(counters=counters))
+    before = compiling.read_counts()
+    counters.update(stats={"unique_graphs": 3}, inductor={"fxgraph_cache_miss": 1, "fxgraph_cache_hit": 2})
+    assert compiling.read_counts().since(before).cache == "warm"
+    counters["inductor"]["fxgraph_cache_bypass"] = 1
+    assert compiling.read_counts().since(before).cache == "bypassed"
+    assert before.since(compiling.CompileCounts()).cache == "cold"

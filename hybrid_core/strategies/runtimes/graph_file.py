@@ -35,6 +35,7 @@ _LOUD = (
     "torch.onnx._internal.exporter._registration",
     "torch._export.non_strict_utils",
     "torch._subclasses.fake_tensor",
+    "torch.fx.experimental.symbolic_shapes",
     "onnxscript",
     "onnx_ir",
 )

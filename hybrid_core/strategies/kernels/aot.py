@@ -9,7 +9,6 @@ torch.export-ed models", PyTorch documentation.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,7 @@ class PackagedModule(RuntimeModule):
         return self._fixed
 
 
-def compile_ahead(model: nn.Module, situation: Situation, freezing: bool) -> Applied:
+def compile_ahead(model: nn.Module, situation: Situation) -> Applied:
     """Export, compile, load and prove; with open sizes first, else for the example's sizes alone."""
     form, example, expected = record_call(model, situation)
     refusal: StrategyUnsupported | None = None
@@ -101,7 +100,7 @@ def compile_ahead(model: nn.Module, situation: Situation, freezing: bool) -> App
         # Not in the scratch folder of the run: the file must live as long as the module, which may outlive the run.
         path = private_folder(module, None) / LIBRARY
         try:
-            graph, module.constant_bytes = _write_package(model, form, example, path, is_open, freezing)
+            graph, module.constant_bytes = _write_package(model, form, example, path, is_open)
             module.load(graph, path, example)
             _prove(module, situation, model, example, expected)
         except StrategyUnsupported as error:
@@ -151,21 +150,8 @@ def refuse_what_cannot_be_exported(model: nn.Module, situation: Situation) -> st
     return None
 
 
-def package_conflicts(setting: str) -> tuple[Conflict, ...]:
-    """Settings that arrange tensors of a living PyTorch module."""
-    return tuple(
-        Conflict(
-            setting,
-            "memory_pooling",
-            other,
-            "a compiled package plans and keeps its own tensors, so nothing is left for this setting to arrange",
-        )
-        for other in ("preallocated", "static_cache", "static_step", "quantized_cache")
-    )
-
-
 def _write_package(
-    model: nn.Module, form: CallForm, example: tuple[Tensor, ...], path: Path, is_open: bool, freezing: bool
+    model: nn.Module, form: CallForm, example: tuple[Tensor, ...], path: Path, is_open: bool
 ) -> tuple[GraphFile, int]:
     try:
         # Oblivious: the code that is generated for a batch of two or more holds for a batch of one as well.
@@ -177,9 +163,8 @@ def _write_package(
         ):
             program, fits = export_call(model, form, example, sizes_of_data if is_open else None)
             held = sum(t.untyped_storage().nbytes() for t in (*program.state_dict.values(), *_tensors(program)))
-            torch._inductor.aoti_compile_and_package(
-                program, package_path=str(path), inductor_configs={"freezing": freezing}
-            )
+            # Not frozen: on models of this project that was slower at a batch of one, and held the weights twice.
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     except StrategyUnsupported:
         raise
     except Exception as error:  # user code can fail to compile in as many ways as there are programs
@@ -243,21 +228,16 @@ AOT = Method(
         expected_cost_s=45.0,
         references=("https://docs.pytorch.org/docs/stable/torch.compiler_aot_inductor.html",),
     ),
-    apply=lambda model, situation: compile_ahead(model, situation, freezing=False),
+    apply=compile_ahead,
     unsupported=refuse_what_cannot_be_exported,
     unavailable=lambda device: no_compiler_reason(device),
-    conflicts=package_conflicts("aot"),
-)
-AOT_FREEZING = Method(
-    replace(
-        AOT.setting,
-        name="aot_freezing",
-        sentence="Compiled ahead of time with weights frozen as constants, which folds and prepacks convolutions.",
-        expected_cost_s=50.0,
-        on_request="it makes convolutional networks faster than `aot` does, and transformers slower",
+    conflicts=tuple(
+        Conflict(
+            "aot",
+            "memory_pooling",
+            other,
+            "a compiled package plans and keeps its own tensors, so nothing is left for this setting to arrange",
+        )
+        for other in ("preallocated", "static_cache", "static_step", "quantized_cache")
     ),
-    apply=lambda model, situation: compile_ahead(model, situation, freezing=True),
-    unsupported=refuse_what_cannot_be_exported,
-    unavailable=lambda device: no_compiler_reason(device),
-    conflicts=package_conflicts("aot_freezing"),
 )

@@ -36,12 +36,13 @@ def situation(inputs, kind="forward", call=lambda m, i: m(*i)):
     return Situation(inputs, call, Workload("forward", kind, len(inputs[0])))
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_package_answers_other_batches_and_refuses_other_forms_and_is_gone_with_its_module():
     torch.manual_seed(0)
     model, x = Nested().eval(), torch.randn(1, 6)
     given = situation((x,), call=lambda m, i: m(*i, scale=2.0))
-    applied = aot.compile_ahead(copy.deepcopy(model), given, freezing=False)
+    applied = aot.compile_ahead(copy.deepcopy(model), given)
     module = applied.model
     for batch in (1, 2, 7):
         fresh = torch.randn(batch, 6)
@@ -62,6 +63,7 @@ def test_a_package_answers_other_batches_and_refuses_other_forms_and_is_gone_wit
     assert not path.exists()
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_weights_exist_once_and_are_counted_where_they_lie():
     model = nn.Linear(SIDE, SIDE, bias=False).eval().requires_grad_(False)
@@ -98,7 +100,7 @@ def test_experts_that_look_at_the_data_are_refused_in_one_sentence():
             return x * 2 if bool(x.sum() > 0) else x.nonzero()[0] + x
 
     with pytest.raises(StrategyUnsupported, match="cannot be compiled ahead of time") as refusal:
-        aot.compile_ahead(Routed(), situation((torch.ones(2, 6),)), freezing=False)
+        aot.compile_ahead(Routed(), situation((torch.ones(2, 6),)))
     assert "\n" not in str(refusal.value)
 
 

@@ -90,6 +90,9 @@ def test_a_compiled_or_packed_or_moved_module_is_refused_by_name():
     compiled[0].compile()
     packed = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(6, 6)).eval(), {nn.Linear})
     moved = nn.Sequential(aot.PackagedModule(torch.device("cpu")))
+    hooked = nn.Linear(6, 6)
+    hooked.register_forward_pre_hook(lambda module, args: None)
+    assert "hooks change the inputs" in aot.refuse_what_cannot_be_exported(hooked, situation((x,)))
     for model, words in ((compiled, "'0' is already compiled"), (packed, "packed"), (moved, "outside PyTorch")):
         assert words in aot.refuse_what_cannot_be_exported(model, situation((x,)))
 

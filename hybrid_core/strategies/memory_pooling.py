@@ -13,6 +13,7 @@ from hybrid_core.strategies.pooling.in_place import IN_PLACE
 from hybrid_core.strategies.pooling.micro_batch import MICRO_BATCH
 from hybrid_core.strategies.pooling.preallocated import PREALLOCATED
 from hybrid_core.strategies.pooling.quantized_cache import QUANTIZED_CACHE
+from hybrid_core.strategies.pooling.release_early import RELEASE_EARLY
 from hybrid_core.strategies.pooling.static_cache import STATIC_CACHE
 from hybrid_core.strategies.pooling.static_step import STATIC_STEP
 
@@ -27,6 +28,7 @@ MEMORY_POOLING = Family(
         STATIC_CACHE,
         STATIC_STEP,
         QUANTIZED_CACHE,
+        RELEASE_EARLY,
         MICRO_BATCH,
         ACTIVATION_CACHE,
         KEEP_FREED_MEMORY,

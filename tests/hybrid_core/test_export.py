@@ -104,6 +104,17 @@ def test_the_folder_verifies_in_a_fresh_interpreter_and_says_what_differs(folder
     assert sorted(p.name for p in copied.iterdir()) == sorted(p.name for p in folder.iterdir())
 
 
+@pytest.mark.slow
+def test_the_script_finds_the_package_in_the_folder_it_is_started_from(copied):
+    """As the page on exporting says it, from the project's own folder and with nothing set."""
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, str(copied / "verify.py"), "--no-timing"]
+    done = subprocess.run(command, cwd=ROOT, env=bare, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "everything agrees" in done.stdout, done.stderr
+    elsewhere = subprocess.run(command, cwd=copied.parent, env=bare, capture_output=True, text=True, timeout=120)
+    assert elsewhere.returncode == 1 and "start this from the folder that holds hybrid_core" in elsewhere.stderr
+
+
 def test_the_timing_is_repeated_and_a_figure_that_is_not_reached_is_said(copied, monkeypatch, capsys):
     change_json(copied, "recipe.json", lambda data: data["figures"]["memory_efficiency"].update(low=900.0, high=901.0))
     quick = MeasureLimits(min_pairs=4, max_pairs=4, max_timed_s=0.5, quality_samples=2)

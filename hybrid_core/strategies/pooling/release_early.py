@@ -141,6 +141,7 @@ def proven_graph(model: nn.Module, situation: Situation) -> CallGraph:
         try:
             graph = _export(model, form, example, is_open)
             _prove(graph, example, expected)
+            _prove_other_batch(graph, model, example)
         except StrategyUnsupported as error:
             refusal = error
             continue
@@ -206,6 +207,19 @@ def _prove(graph: CallGraph, example: tuple[Tensor, ...], expected: list[Tensor]
                 f"the exported graph answers {describe_tensors([other])} where the model answers "
                 f"{describe_tensors([one])}, relative error {error:.1e}, more than {bound:g}"
             )
+
+
+def _prove_other_batch(graph: CallGraph, model: nn.Module, example: tuple[Tensor, ...]) -> None:
+    """The exporter takes an open size for two or more without saying so, and code may ask for a batch of one."""
+    if any(t.dim() == 0 for t in example) or len({t.shape[0] for t in example}) != 1:
+        return
+    other = tuple(torch.cat((t, t)) if t.shape[0] == 1 else t[:1].clone() for t in example)
+    if not graph.fits(list(other)):
+        return
+    args, kwargs = graph.form.call_of([tensor.clone() for tensor in other])
+    with torch.no_grad():
+        expected = _tensors(model(*args, **kwargs))
+    _prove(graph, other, [tensor.detach() for tensor in expected])
 
 
 def _unsupported(model: nn.Module, situation: Situation) -> str | None:

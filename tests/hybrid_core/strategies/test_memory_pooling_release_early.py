@@ -181,3 +181,18 @@ def test_what_no_graph_can_follow_is_refused():
         STRATEGY.apply("release_early", TinyDecoder().eval(), decode_situation())
     with pytest.raises(StrategyUnsupported, match="training mode"):
         STRATEGY.apply("release_early", KeepsLocals().train(), forward_situation(noise(8, 4)))
+
+
+class AsksForABatchOfOne(KeepsLocals):
+    def forward(self, x):
+        y = super().forward(x)
+        return y - 1 if x.shape[0] == 1 else y
+
+
+def test_code_that_asks_for_a_batch_of_one_gets_a_graph_of_its_own_for_it():
+    model = AsksForABatchOfOne().eval()
+    applied = apply("release_early", model, noise(64, 4))
+    with torch.no_grad():
+        for rows in (64, 1):
+            assert same(model(noise(rows, 4, seed=3)), applied.model(noise(rows, 4, seed=3)))
+    assert len(applied.model.graphs) == 2

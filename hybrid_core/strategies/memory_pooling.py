@@ -1,8 +1,8 @@
 """Memory pooling: buffers are used again instead of allocated anew, which lowers the peak of a call.
 
-A result is free when nobody names it any more: `release_early` drops the names that a model's code keeps too long, and a
-planner over all intermediates finds little below that. The other places to gain are named by the methods, each in a file
-of its own.
+A result is free when nobody names it any more: `release_early` drops the names that a model's code keeps too long, and
+a planner over all intermediates finds little below that. The other places to gain are named by the methods, each in a
+file of its own.
 """
 
 from __future__ import annotations

@@ -208,11 +208,16 @@ class Book:
         prefill, decode = (self.raced(*subject) for subject in AIMED_AT)
         winners = self.published_of_language_models()
         gained = math.exp(sum(math.log(v) for v in winners) / len(winners)) if winners else None
+        # Of each model at least the prefill and the decode; a mean over fewer is shown, and has not met the target.
+        whole = len(winners) >= 2 * len(LANGUAGE_MODELS)
+        name = f"best recipe, geometric mean over {len(winners)} workloads of language models"
+        best_of_all = target(name if whole else f"{name} (not all)", gained, 1.5)
+        best_of_all["met"] = best_of_all["met"] and whole
         silent = sum("speed" in row and not row["changes"] for row in self.rows.values())
         return [
             target("attention fusion on llama tiny, prefill of 1,024 tokens", prefill, 1.4),
             target("static cache with a compiled step on llama tiny, decode", decode, 1.25),
-            target(f"best recipe, geometric mean over {len(winners)} workloads of language models", gained, 1.5),
+            best_of_all,
             {"name": "trials that succeeded and changed nothing", "value": silent, "target": 0, "met": silent == 0},
         ]
 

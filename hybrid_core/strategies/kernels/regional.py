@@ -173,7 +173,7 @@ COMPILE_REGIONAL = Method(
         expected_cost_s=18.0,
         references=("https://docs.pytorch.org/tutorials/recipes/regional_compilation.html",),
         compiles=True,
-        on_request="its code is that of compile, block by block; what it saves is the time to compile deep models",
+        on_request="its code is that of compile, block by block, and was not faster; for models too deep to compile",
     ),
     apply=compile_regions,
     unavailable=lambda device: no_compiler_reason(device),

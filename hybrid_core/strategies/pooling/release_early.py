@@ -253,7 +253,6 @@ _EXCLUDED = (
             "compile_freezing",
             "compile_max_autotune",
             "aot",
-            "aot_freezing",
             "cudagraphs",
         ),
         "compiled and recorded code plans the life of its results by itself",

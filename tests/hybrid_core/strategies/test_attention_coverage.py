@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-pytest.importorskip("transformers")
+pytest.importorskip("transformers", reason="transformers is in requirements-dev.txt, which 'make test' installs")
 
 
 def _script():

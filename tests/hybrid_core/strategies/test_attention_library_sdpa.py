@@ -12,7 +12,9 @@ from hybrid_core.strategies.attention.search import count_fused_calls
 from hybrid_core.strategies.attention_fusion import ATTENTION_FUSION
 from hybrid_core.strategies.base import Situation
 
-transformers_families = pytest.importorskip("tests.hybrid_core.strategies.transformers_families")
+pytest.importorskip("transformers", reason="transformers is in requirements-dev.txt, which 'make test' installs")
+from tests.hybrid_core.strategies import transformers_families  # noqa: E402
+
 FUSION = ATTENTION_FUSION
 
 

@@ -11,7 +11,8 @@ from hybrid_core.strategies.attention.search import count_fused_calls
 from hybrid_core.strategies.attention_fusion import ATTENTION_FUSION
 from hybrid_core.strategies.base import Situation
 
-families = pytest.importorskip("tests.hybrid_core.strategies.transformers_families")
+pytest.importorskip("transformers", reason="transformers is in requirements-dev.txt, which 'make test' installs")
+from tests.hybrid_core.strategies import transformers_families as families  # noqa: E402
 
 
 def situation(family, call):

@@ -179,7 +179,7 @@ def test_a_module_that_only_looks_like_latent_attention_is_refused(deepseek):
 
 
 def transformers_deepseek(attention="eager", query_rank=20, family="DeepseekV3", **other):
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="transformers is in requirements-dev.txt")
     torch.manual_seed(0)
     config = getattr(transformers, f"{family}Config")(
         vocab_size=64, hidden_size=32, intermediate_size=48, moe_intermediate_size=16, num_hidden_layers=2,

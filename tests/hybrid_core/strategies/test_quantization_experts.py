@@ -137,7 +137,7 @@ def test_a_switch_that_breaks_the_model_is_put_back():
 
 
 def test_the_experts_of_a_transformers_mixture_are_stored():
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="transformers is in requirements-dev.txt")
     config = transformers.DeepseekV3Config(
         vocab_size=64, hidden_size=32, intermediate_size=64, moe_intermediate_size=32, num_hidden_layers=1,
         num_attention_heads=2, num_key_value_heads=2, n_routed_experts=8, num_experts_per_tok=2, n_group=2,

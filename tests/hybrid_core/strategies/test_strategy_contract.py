@@ -159,3 +159,11 @@ def test_the_page_lists_every_setting_with_what_it_declares():
         if len(cells) == 6 and cells[1].startswith("`"):
             listed.add((cells[0], cells[1].strip("`"), cells[2], cells[3], cells[4].split(",")[0]))
     assert listed == declared
+
+
+def test_every_conflict_names_settings_that_exist():
+    known = {s.name: {x.name for x in s.settings} | {"*"} for s in STRATEGIES}
+    for strategy in STRATEGIES:
+        for conflict in strategy.conflicts:
+            assert conflict.setting in known[strategy.name], conflict
+            assert conflict.other_setting in known[conflict.other_strategy], conflict

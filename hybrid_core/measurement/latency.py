@@ -24,7 +24,8 @@ from torch import nn
 
 from hybrid_core.measurement.case import Case, synchronize
 from hybrid_core.measurement.nested import clone_tensors
-from hybrid_core.measurement.statistics import drift, half_width, log_ratios, relative_spread
+from hybrid_core.measurement.statistics import drift, log_ratios, relative_spread
+from hybrid_core.measurement.stop_rule import StopRule
 from hybrid_core.measurement.telemetry import NoTelemetry, Telemetry, throttled_by
 from hybrid_core.records import MeasureLimits
 
@@ -35,7 +36,6 @@ MAX_REPEATS = 32
 WARM_UP_CALLS = 10
 WARM_UP_AGREEMENT = 0.05
 WARM_UP_CAP_S = 2.0
-CHECK_GROWTH = 1.25  # the interval is looked at when a quarter more pairs are there: peeking at each block biases it
 MAX_RETAKES = 20
 _LARGE_DRIFT = 0.10
 _LARGE_SPREAD = 0.10
@@ -119,14 +119,12 @@ def take_pairs(race: Race, limits: MeasureLimits, repeats: int, seed: int) -> Ti
     pairs: list[tuple[float, float]] = []
     readings: list[dict[str, Any]] = []
     flagged: set[str] = set()
-    next_look = max(limits.min_pairs, 4)
+    rule = StopRule(limits, seed)
     while True:
         elapsed_s = (race.clock() - started) / 1e9
-        stop = _stop_reason(pairs, limits, elapsed_s, seed, look=len(pairs) >= next_look)
+        stop = rule.reason(pairs, elapsed_s)
         if stop:
             break
-        if len(pairs) >= next_look:
-            next_look = max(next_look + 2, int(next_look * CHECK_GROWTH))
         block = _block(race, generator, repeats, flip=bool(len(pairs) // 2 % 2))
         reading = race.telemetry.read()
         throttled = throttled_by(reading)
@@ -224,20 +222,6 @@ def _collector_off() -> Iterator[None]:
 
 def _agree(blocks: list[list[float]]) -> bool:
     return all(max(times) <= min(times) * (1 + WARM_UP_AGREEMENT) for times in zip(*blocks, strict=True))
-
-
-def _stop_reason(
-    pairs: list[tuple[float, float]], limits: MeasureLimits, elapsed_s: float, seed: int, *, look: bool
-) -> str:
-    target, count = limits.target_half_width, len(pairs)
-    width = half_width(pairs, seed) if look else float("inf")
-    if look and width <= target:
-        return f"certain enough: the ratio is known to ±{width:.1%} (target {target:.1%}) after {count} pairs"
-    if count >= limits.max_pairs or (elapsed_s >= limits.max_timed_s and count >= 4):
-        width = half_width(pairs, seed)
-        limit = f"{limits.max_pairs} pairs" if count >= limits.max_pairs else f"{limits.max_timed_s:g} s"
-        return f"limit of {limit} reached with {count} pairs: the ratio is known to ±{width:.1%} (target {target:.1%})"
-    return ""
 
 
 def _noise_warnings(pairs: list[tuple[float, float]]) -> list[str]:

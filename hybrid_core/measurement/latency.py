@@ -23,7 +23,8 @@ import torch
 from torch import nn
 
 from hybrid_core.measurement.case import Case, synchronize
-from hybrid_core.measurement.nested import clone_tensors
+from hybrid_core.measurement.nested import clone_tensors, snapshot
+from hybrid_core.measurement.sampling import checked_calls, choose_call, take_sample
 from hybrid_core.measurement.statistics import drift, log_ratios, relative_spread
 from hybrid_core.measurement.stop_rule import StopRule
 from hybrid_core.measurement.telemetry import NoTelemetry, Telemetry, throttled_by
@@ -40,7 +41,7 @@ MAX_RETAKES = 20
 _LARGE_DRIFT = 0.10
 _LARGE_SPREAD = 0.10
 
-# Gets (inputs, baseline output, candidate output) of a pair after its clock stopped; raises when they disagree.
+# Gets (baseline output, candidate output) of a call after the pair's clock stopped; raises when they disagree.
 Check = Callable[[Any, Any], None]
 
 
@@ -67,6 +68,10 @@ class Race:
     telemetry: Telemetry = field(default_factory=NoTelemetry)
     clock: Callable[[], int] = clock_ns
     baseline_clock: BaselineClock | None = None
+    # Gets (the baseline's inputs, the candidate's) of a compared call, as both models left them.
+    check_inputs: Check = lambda baseline, candidate: None
+    # Where the untouched model gives its answers in one buffer, only the last of a sample can be compared.
+    only_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,21 +156,26 @@ def _block(race: Race, generator: torch.Generator, repeats: int, *, flip: bool) 
     """One ABBA block (BAAB when `flip`): two pairs of (baseline ms, candidate ms), checked after the clock stopped."""
     if race.baseline_clock is not None:
         return [_pair_apart(race, race.baseline_clock, generator, repeats, first) for first in (flip, not flip)]
-    pairs = []
-    for candidate_first in (flip, not flip):
-        inputs = [race.case.fresh_inputs(generator) for _ in range(repeats)]
-        copies = [clone_tensors(values) for values in inputs]
-        order = (race.candidate, race.baseline) if candidate_first else (race.baseline, race.candidate)
-        with _collector_off():
-            first_ms, first_output = _sample(race.case, order[0], inputs, race.clock)
-            second_ms, second_output = _sample(race.case, order[1], copies, race.clock)
+    return [_pair(race, generator, repeats, candidate_first) for candidate_first in (flip, not flip)]
+
+
+def _pair(race: Race, generator: torch.Generator, repeats: int, candidate_first: bool) -> tuple[float, float]:
+    """(baseline ms, candidate ms) on equal inputs; the answers and inputs of the same calls are compared afterwards."""
+    inputs = [race.case.fresh_inputs(generator) for _ in range(repeats)]
+    copies = [clone_tensors(values) for values in inputs]
+    # Whoever comes first gets the originals, so that neither model always has what was written last and is still cached.
+    given, left = (copies, inputs) if candidate_first else (inputs, copies)
+    chosen = choose_call(repeats, only_last=race.only_last)
+    with _collector_off():
         if candidate_first:
-            pairs.append((second_ms, first_ms))
-            race.check(second_output, first_output)
-        else:
-            pairs.append((first_ms, second_ms))
-            race.check(first_output, second_output)
-    return pairs
+            candidate_ms, found = take_sample(race.case, race.candidate, left, race.clock, chosen)
+        baseline_ms, expected = take_sample(race.case, race.baseline, given, race.clock, chosen)
+        if not candidate_first:
+            candidate_ms, found = take_sample(race.case, race.candidate, left, race.clock, chosen)
+    for call, answer, got in zip(checked_calls(repeats, chosen), expected, found, strict=True):
+        race.check(answer, got)
+        race.check_inputs(given[call], left[call])
+    return baseline_ms, candidate_ms
 
 
 def _pair_apart(
@@ -187,26 +197,15 @@ def checked_sample(race: Race, seed: int, repeats: int) -> float:
     """
     generator = torch.Generator().manual_seed(seed)
     first, *inputs = [race.case.fresh_inputs(generator) for _ in range(repeats + 1)]
-    last = clone_tensors(inputs[-1])
+    chosen = choose_call(repeats, only_last=race.only_last)
+    again = [clone_tensors(inputs[call]) for call in checked_calls(repeats, chosen)]
     with _collector_off(), torch.inference_mode():
         race.case.call(race.candidate, first)
-        milliseconds, found = _sample(race.case, race.candidate, inputs, race.clock)
-        expected = race.case.call(race.baseline, last)
-    race.check(expected, found)
+        milliseconds, found = take_sample(race.case, race.candidate, inputs, race.clock, chosen)
+        expected = [snapshot(race.case.call(race.baseline, values)) for values in again]
+    for answer, got in zip(expected, found, strict=True):
+        race.check(answer, got)
     return milliseconds
-
-
-def _sample(case: Case, model: nn.Module, inputs: list[Any], clock: Callable[[], int]) -> tuple[float, Any]:
-    """Milliseconds per call, and a copy of the last answer taken at once: a late writer cannot improve it."""
-    call, device = case.call, case.device
-    with torch.inference_mode():
-        synchronize(device)
-        started = clock()
-        for values in inputs:
-            output = call(model, values)
-        synchronize(device)
-        ended = clock()
-        return (ended - started) / 1e6 / len(inputs), clone_tensors(output)
 
 
 @contextlib.contextmanager

@@ -51,6 +51,15 @@ def clone_tensors(value: Any) -> Any:
     return map_tensors(value, lambda tensor: tensor.detach().clone())
 
 
+def snapshot(value: Any) -> Any:
+    """A copy as `clone_tensors` makes it, but of plain tensors only.
+
+    A tensor subclass stays what it is: copying could make it compute now what it should have computed before.
+    """
+    plain = (torch.Tensor, torch.nn.Parameter)
+    return map_tensors(value, lambda tensor: tensor.detach().clone() if type(tensor) in plain else tensor)
+
+
 def describe(value: Any) -> str:
     """Short text for error sentences and fingerprints: 'float32[1, 512, 256]'."""
     if isinstance(value, torch.Tensor):

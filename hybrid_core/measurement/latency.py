@@ -163,7 +163,7 @@ def _pair(race: Race, generator: torch.Generator, repeats: int, candidate_first:
     """(baseline ms, candidate ms) on equal inputs; the answers and inputs of the same calls are compared afterwards."""
     inputs = [race.case.fresh_inputs(generator) for _ in range(repeats)]
     copies = [clone_tensors(values) for values in inputs]
-    # Whoever comes first gets the originals, so that neither model always has what was written last and is still cached.
+    # Whoever comes first gets the originals, so that what was written last helps neither model always.
     given, left = (copies, inputs) if candidate_first else (inputs, copies)
     chosen = choose_call(repeats, only_last=race.only_last)
     with _collector_off():

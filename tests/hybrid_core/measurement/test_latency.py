@@ -254,7 +254,7 @@ def test_blocks_alternate_between_abba_and_baab_across_processes_with_an_untimed
     latency.take_pairs(race, MeasureLimits(min_pairs=4, max_pairs=4, max_timed_s=600), 2, 0)
     names = {race.candidate: "b", race.baseline: "c"}
     order = "".join(names.get(entry[0], entry[0]) for entry in journal)
-    # One untimed call, two timed, and the baseline that answers afterwards: once, or twice where the first is checked too.
+    # One untimed call, two timed, and the baseline that answers afterwards: of one call or both.
     assert re.fullmatch("A(bbbcc?)(bbbcc?)A(bbbcc?)AA(bbbcc?)", order)
 
 

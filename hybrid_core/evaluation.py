@@ -21,10 +21,10 @@ from torch import nn
 from hybrid_core.errors import InvalidInput, MeasurementFailed, StrategyUnsupported
 from hybrid_core.measurement.case import Case
 from hybrid_core.measurement.contest import Change
-from hybrid_core.measurement.guards import restored_state
 from hybrid_core.measurement.latency import BaselineClock
 from hybrid_core.measurement.nested import map_tensors, tensor_leaves
 from hybrid_core.measurement.procedure import PHASES, measure
+from hybrid_core.measurement.process_state import restored_state
 from hybrid_core.models.capacity import MODELS_IN_A_RUN, refuse_what_does_not_fit
 from hybrid_core.models.registry import find_entry
 from hybrid_core.records import MeasureRequest, Outcome, Recipe, Step, Subject, Trial, Workload

@@ -21,9 +21,19 @@ from hybrid_core.errors import InvalidInput
 from hybrid_core.evaluation import calibration_inputs, case_from_module, evaluate
 from hybrid_core.examples import private_copy
 from hybrid_core.fitness import SMALLEST_NOISE_FLOOR, objectives_of, verdicts_of
-from hybrid_core.measurement.guards import restored_state
+from hybrid_core.measurement.process_state import restored_state
 from hybrid_core.recipes import apply_steps
-from hybrid_core.records import MeasureLimits, Measurement, MeasureRequest, Purpose, Recipe, Subject, Trial, to_json
+from hybrid_core.records import (
+    MeasureLimits,
+    Measurement,
+    MeasureRequest,
+    Purpose,
+    Recipe,
+    Subject,
+    Trial,
+    to_json,
+    trial_name,
+)
 from hybrid_core.search.space import Space
 from hybrid_core.strategies.base import Situation
 
@@ -64,11 +74,11 @@ class MeasuredModule:
         space = Space.from_registry(options, str(self.situation.device))
         return dataclasses.replace(space, overhead_s=OVERHEAD_IN_PROCESS_S)
 
-    def measure(self, recipe: Recipe, purpose: Purpose, limits: MeasureLimits) -> Trial:
+    def measure(self, recipe: Recipe, purpose: Purpose, limits: MeasureLimits, round_number: int = 0) -> Trial:
         """Measure one recipe against the untouched module; the trial says how it ended."""
         longest_s = max(0.5, self.budget_s / 60) * (2 if purpose is Purpose.FINAL else 1)
         request = MeasureRequest(
-            trial_id=f"{self.run_id}:{purpose}:{recipe.key}",
+            trial_id=trial_name(self.run_id, purpose, recipe, round_number),
             run_id=self.run_id,
             subject=self._subject,
             recipe=recipe,

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from hybrid_core.measurement.case import Case
-from hybrid_core.measurement.guards import restored_state
+from hybrid_core.measurement.process_state import restored_state
 from hybrid_core.records import Step
 from hybrid_core.strategies.base import Situation
 from hybrid_core.strategies.registry import get_strategy

@@ -40,10 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
 def serve(ask: Callable[[], Any], tell: Callable[[dict[str, Any]], None]) -> None:
     """Prepare the model of the first question, then time what the others ask; a failure is told as one sentence."""
     from hybrid_core.evaluation import case_from_registry, name_failure, registry_toolbox
-    from hybrid_core.measurement.guards import restored_state
     from hybrid_core.measurement.latency import checked_sample
     from hybrid_core.measurement.memory import resident_peak_bytes
     from hybrid_core.measurement.procedure import prepare_untouched
+    from hybrid_core.measurement.process_state import restored_state
 
     registry_toolbox()  # not needed, but what the measure process has imported shapes its heap too
     request = MeasureRequest.from_json(ask()["request"])
@@ -54,7 +54,8 @@ def serve(ask: Callable[[], Any], tell: Callable[[dict[str, Any]], None]) -> Non
             while True:
                 question = ask()
                 milliseconds = checked_sample(race, int(question["seed"]), int(question["repeats"]))
-                tell({"ms": milliseconds, "resident_bytes": resident_peak_bytes()})
+                reading = race.telemetry.read()
+                tell({"ms": milliseconds, "resident_bytes": resident_peak_bytes(), "reading": reading})
         except (PeerGone, BrokenPipeError):
             raise
         except Exception as error:  # the border: whatever a model raises must reach the trial as a sentence

@@ -20,7 +20,7 @@ from hybrid_core.export.files import INDEX, RECIPE, WEIGHTS, check_folder, read_
 from hybrid_core.export.rebuilding import Source, optimize, situation_in, source_of
 from hybrid_core.export.state import put_in_place
 from hybrid_core.export.weights import TensorFacts, index_of, read_index, read_stored
-from hybrid_core.measurement.guards import restored_state
+from hybrid_core.measurement.process_state import restored_state
 from hybrid_core.provenance import warn_of_differences
 
 

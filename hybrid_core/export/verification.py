@@ -24,8 +24,8 @@ from hybrid_core.export.packages import check_package
 from hybrid_core.export.rebuilding import Source, optimize, source_of
 from hybrid_core.handover import decisions_in
 from hybrid_core.measurement.correctness import Comparison, Tolerance, compare_outputs
-from hybrid_core.measurement.guards import restored_state
 from hybrid_core.measurement.nested import clone_tensors
+from hybrid_core.measurement.process_state import restored_state
 from hybrid_core.provenance import differences_of
 from hybrid_core.records import (
     Estimate,

@@ -20,7 +20,7 @@ from hybrid_core.export.card import card_of
 from hybrid_core.export.rebuilding import Source, optimize, situation_in, source_of
 from hybrid_core.export.script import SCRIPT_TEXT
 from hybrid_core.export.weights import write_weights
-from hybrid_core.measurement.guards import restored_state
+from hybrid_core.measurement.process_state import restored_state
 from hybrid_core.records import to_json
 
 _PACKAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,90}", re.ASCII)

@@ -19,6 +19,7 @@ from hybrid_core.measurement.case import Case
 from hybrid_core.measurement.compiling import CompileCounts
 from hybrid_core.measurement.correctness import Comparison, Tolerance, compare_outputs, nan_fault
 from hybrid_core.measurement.nested import tensor_leaves
+from hybrid_core.measurement.process_state import process_state, state_fault
 from hybrid_core.records import MeasureLimits, Outcome
 
 
@@ -43,7 +44,7 @@ class Contest:
     change: Change
     limits: MeasureLimits
     baseline: nn.Module
-    baseline_weights: Any
+    baseline_parts: dict[str, Any]
     baseline_held: int
     baseline_first_call_s: float
     census: memory.Storages
@@ -56,6 +57,15 @@ class Contest:
     first_counts: CompileCounts = field(default_factory=CompileCounts)
     noise: float = 0.0
     seeds: int = 0
+    # The process as it was before any code of the candidate ran.
+    state: dict[str, Any] = field(default_factory=dict)
+    # Memory that only the untouched model has, by address.
+    private: dict[int, torch.UntypedStorage] = field(default_factory=dict)
+    # What the untouched model does to the process and its inputs ("inputs"), and the parts of itself that it changes.
+    allowed: frozenset[str] = frozenset()
+    drifting: frozenset[str] = frozenset()
+    # It gives its answers in one buffer, so an earlier answer of it is gone.
+    reuses_outputs: bool = False
     errors: Comparison = field(default_factory=Comparison)
     warnings: list[str] = field(default_factory=list)
 
@@ -75,10 +85,26 @@ class Contest:
         self.errors = self.errors.worst(comparison)
         refuse(comparison.fault, stage)
 
+    def compare_timed(self, expected: Any, got: Any) -> None:
+        """`compare` for an answer from the timed phase, where settings are looked at too."""
+        self.refuse_changed_settings("timing")
+        self.compare(expected, got, "timing")
+
+    def compare_inputs(self, baseline: Any, candidate: Any) -> None:
+        """The two models' inputs of one timed call, afterwards: they were equal before."""
+        if "inputs" not in self.allowed:
+            refuse(guards.mutation_fault(baseline, candidate), "timing")
+
+    def refuse_changed_settings(self, stage: str) -> None:
+        """The process must be as it was before the candidate came; what the untouched model does is free to both."""
+        refuse(state_fault(self.state, process_state(with_random=False), self.allowed), stage)
+
     def refuse_touched_baseline(self, stage: str) -> None:
-        """The untouched model must be what it was when it was built."""
-        if guards.weights_fingerprint(self.baseline) != self.baseline_weights:
-            refuse("it changed the weights of the untouched model", stage)
+        """The untouched model must be what it was when it was built, but for what it changes itself."""
+        changed = set(guards.differing(self.baseline_parts, guards.fingerprint(self.baseline))) - self.drifting
+        if changed:
+            what = "code" if all(name.startswith("code of ") for name in changed) else "weights"
+            refuse(f"it changed the {what} of the untouched model", stage)
 
 
 def refuse(fault: str, stage: str) -> None:

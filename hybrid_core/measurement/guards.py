@@ -1,70 +1,23 @@
-"""What a candidate must leave alone: its inputs, the process's settings, the baseline's weights, its earlier answers.
+"""What a candidate must leave alone: its inputs, its earlier answers, the untouched model's weights and its own.
 
-A model that speeds itself up by changing the number of threads, the default dtype or the tensors it was given has not
-become faster, it has changed the question. Each rule here is checked around real calls and names what was touched.
+A model that writes into the tensors it was given, or that computes with the weights of the model it is compared with,
+has not become faster or smaller, it has changed the question. Each rule here is checked around real calls and names
+what was touched; the settings of the process are in `process_state`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
+from hybrid_core.measurement.case import synchronize
 from hybrid_core.measurement.nested import clone_tensors, leaves, tensor_leaves
 
 _TRAINING_MATTERS = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-
-
-def process_state(*, with_random: bool = True) -> dict[str, Any]:
-    """The process-wide settings a model call has no business changing, by readable name."""
-    state: dict[str, Any] = {
-        "number of threads": torch.get_num_threads(),
-        "default dtype": torch.get_default_dtype(),
-        "grad mode": torch.is_grad_enabled(),
-        "inference mode": torch.is_inference_mode_enabled(),
-        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "float32 matmul precision": torch.get_float32_matmul_precision(),
-    }
-    if with_random:
-        state["random state of torch"] = torch.get_rng_state().numpy().tobytes()
-        state["random state of Python"] = random.getstate()
-    return state
-
-
-def state_fault(before: dict[str, Any], after: dict[str, Any], allowed: frozenset[str] = frozenset()) -> str:
-    """The first setting that changed and is not `allowed` to, as a sentence; empty when none."""
-    for name, value in before.items():
-        if name not in allowed and after[name] != value:
-            values = "" if "random" in name else f" from {value} to {after[name]}"
-            return f"it changed the {name}{values}"
-    return ""
-
-
-def changed_settings(before: dict[str, Any], after: dict[str, Any]) -> frozenset[str]:
-    """Names of the settings that differ; what the baseline itself changes cannot be held against a candidate."""
-    return frozenset(name for name, value in before.items() if after[name] != value)
-
-
-@contextlib.contextmanager
-def restored_state(threads: int) -> Iterator[None]:
-    """Run with `threads` threads and put the process's settings back afterwards, whatever the candidate did."""
-    saved = (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_rng_state())
-    precision, python_random = torch.get_float32_matmul_precision(), random.getstate()
-    if threads > 0:
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(saved[0])
-        torch.set_default_dtype(saved[1])
-        torch.set_grad_enabled(saved[2])
-        torch.set_rng_state(saved[3])
-        torch.set_float32_matmul_precision(precision)
-        random.setstate(python_random)
 
 
 def mutation_fault(before: Any, after: Any) -> str:
@@ -75,11 +28,8 @@ def mutation_fault(before: Any, after: Any) -> str:
     return ""
 
 
-def aliasing_fault(call: Callable[[Any], Any], first_inputs: Any, second_inputs: Any) -> str:
-    """Call twice; an answer that changes when the next question is asked is a stale or shared buffer."""
-    kept = call(first_inputs)
-    copy = clone_tensors(kept)
-    call(second_inputs)
+def rewritten_fault(copy: Any, kept: Any) -> str:
+    """An answer that is no longer what it was when it was given, as a sentence: a stale or shared buffer."""
     for (path, old), (_, now) in zip(leaves(copy), leaves(kept), strict=True):
         if isinstance(old, torch.Tensor) and not _same_bits(old, now):
             return f"{path} of an earlier call changed when the model was called again; outputs must not share a buffer"
@@ -93,6 +43,23 @@ def refill(inputs: Any, values: Any) -> None:
             target.copy_(source)
 
 
+def mixed_question(inputs: Any, values: Any, batch: int) -> Any | None:
+    """`inputs` with the last item of the batch from `values`; None where the tensors are not all one row per item.
+
+    Whoever recognises a question by its beginning, its shape or a sum that rounds gives the answer to the first.
+    """
+    firsts, seconds = tensor_leaves(inputs), tensor_leaves(values)
+    if batch < 2 or any(
+        a.dim() == 0 or a.shape != b.shape or len(a) != batch for a, b in zip(firsts, seconds, strict=True)
+    ):
+        return None
+    mixed = clone_tensors(inputs)
+    with torch.no_grad():
+        for target, source in zip(tensor_leaves(mixed), seconds, strict=True):
+            target[-1:].copy_(source[-1:])
+    return mixed
+
+
 def training_fault(model: nn.Module) -> str:
     """A model (or a dropout or batch norm inside it) that is in train mode, as a clause; empty when none is."""
     if model.training:
@@ -103,15 +70,80 @@ def training_fault(model: nn.Module) -> str:
     return ""
 
 
-def weights_fingerprint(model: nn.Module) -> tuple[tuple[int, float], ...]:
-    """Two numbers per parameter and buffer: the XOR of its bits, and its sum, which sees equal changes cancel."""
-    tensors = [t.detach() for t in (*model.parameters(), *model.buffers()) if t.numel()]
-    tensors = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
-    return tuple((int(torch.hash_tensor(t).item()), float(t.double().sum())) for t in tensors)
+def fingerprint(model: nn.Module) -> dict[str, Any]:
+    """What a model is, by the name of each part: its weights and buffers, and the code that its modules run.
+
+    A tensor counts with the XOR of its bits, and with its sum, which sees equal changes that cancel.
+    """
+    parts: dict[str, Any] = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+        if plain.numel():
+            parts[name] = (int(torch.hash_tensor(plain).item()), float(plain.double().sum()))
+    for name, module in model.named_modules():
+        hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
+        parts[f"code of {name or 'the model'}"] = (
+            type(module),
+            type(module).forward,
+            vars(module).get("forward"),
+            hooks,
+        )
+    return parts
+
+
+def own_weights(model: nn.Module) -> dict[str, Any]:
+    """Fingerprint of the parameters alone, of those that are plain tensors: buffers may be a cache or a counter."""
+    weights = {}
+    for name, tensor in model.named_parameters():
+        if type(tensor) is nn.Parameter and tensor.is_floating_point() and tensor.numel():
+            weights[name] = (int(torch.hash_tensor(tensor.detach()).item()), float(tensor.detach().double().sum()))
+    return weights
+
+
+def differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Names of the parts that differ, or are there only once."""
+    return [name for name in (before | after) if before.get(name) != after.get(name)]
+
+
+@contextlib.contextmanager
+def scrambled(storages: Iterable[torch.UntypedStorage], device: torch.device) -> Iterator[None]:
+    """Invert every bit of some memory for a while; whoever computes with it meanwhile gives nonsense.
+
+    Inverting needs no copy and undoes itself exactly.
+    """
+    views = [torch.empty(0, dtype=torch.uint8, device=s.device).set_(s) for s in storages]  # type: ignore[call-overload]
+    synchronize(device)
+    for view in views:
+        view.bitwise_not_()
+    try:
+        yield
+    finally:
+        synchronize(device)
+        for view in views:
+            view.bitwise_not_()
+        synchronize(device)
+
+
+def own_storages(model: nn.Module, shared_with: nn.Module | None = None) -> dict[int, torch.UntypedStorage]:
+    """Memory of floating-point weights and buffers that PyTorch allocated, by address, less what another model has too.
+
+    Whole numbers stay out: inverted indices would end the process. So does memory of others, such as a mapped file.
+    """
+    taken = own_storages(shared_with) if shared_with is not None else {}
+    found: dict[int, torch.UntypedStorage] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        plain = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout is torch.strided
+        if plain and tensor.device.type != "meta" and (tensor.is_floating_point() or tensor.is_complex()):
+            storage = tensor.untyped_storage()
+            if storage.nbytes() and storage.resizable() and storage.data_ptr() not in taken:
+                found[storage.data_ptr()] = storage
+    return found
 
 
 def _same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Equal values, NaN equal to NaN."""
+    if first.is_complex():
+        first, second = torch.view_as_real(first), torch.view_as_real(second)
     if first.is_floating_point():
         return bool(torch.equal(torch.nan_to_num(first, nan=0.125), torch.nan_to_num(second, nan=0.125)))
     return bool(torch.equal(first, second))

@@ -17,9 +17,11 @@ from hybrid_core.measurement import guards, latency, memory
 from hybrid_core.measurement.case import Case
 from hybrid_core.measurement.checking import check_correctness
 from hybrid_core.measurement.compiling import compile_warnings, read_counts
+from hybrid_core.measurement.conditions import refuse_unstable
 from hybrid_core.measurement.contest import Change, Contest, refuse, refuse_bad_baseline
 from hybrid_core.measurement.environment import load_facts, read_environment, read_load
 from hybrid_core.measurement.nested import clone_tensors
+from hybrid_core.measurement.process_state import process_state
 from hybrid_core.measurement.quality import measure_quality
 from hybrid_core.measurement.statistics import median_of_blocks, ratio_of_pairs
 from hybrid_core.measurement.telemetry import open_telemetry
@@ -63,6 +65,8 @@ def _run_phases(
     load = read_load()
     timing = latency.take_pairs(race, limits, repeats, case.seed)
     load_after = read_load()
+    if contest.changes:  # of the untouched model against itself the width is the answer
+        refuse_unstable(timing.conditions, timing.pairs_ms, limits, case.seed)
     contest.warnings.extend(timing.warnings)
     contest.warnings.extend(compile_warnings(contest.first_counts, read_counts().since(contest.counts)))
     environment = _environment(contest, race, timing, load_facts(load, load_after))
@@ -72,6 +76,7 @@ def _run_phases(
     quality, preservation, warnings = measure_quality(case, contest.baseline, contest.candidate, limits.quality_samples)
     contest.warnings.extend(warnings)
     quality.details["workload_relative_error"] = contest.errors.relative_error
+    contest.refuse_changed_settings("quality")
     contest.refuse_touched_baseline("quality")
     return _measurement(contest, timing, baseline_memory, candidate_memory, quality, preservation, environment)
 
@@ -111,20 +116,22 @@ def _build(case: Case, change: Change, limits: MeasureLimits, example: Any, cens
     del output
     after = census | memory.live_storages()
     held = memory.held_bytes(baseline, census, after)
-    weights = guards.weights_fingerprint(baseline)
-    return Contest(
-        case, change, limits, baseline, weights, held, seconds, after, read_counts(), candidate=case.build_model()
+    parts = guards.fingerprint(baseline)
+    contest = Contest(
+        case, change, limits, baseline, parts, held, seconds, after, read_counts(), candidate=case.build_model()
     )
+    contest.private = guards.own_storages(baseline, shared_with=contest.candidate)
+    contest.state = process_state(with_random=False)
+    return contest
 
 
 def _transform(contest: Contest) -> float:
     """Apply the recipe to the candidate; returns the seconds it took."""
     example = contest.case.fresh_inputs(contest.case.generator("example"))
-    before = guards.process_state(with_random=False)
     started = time.perf_counter()
     contest.candidate, contest.changes = contest.change.apply(contest.candidate, example)
     seconds = time.perf_counter() - started
-    refuse(guards.state_fault(before, guards.process_state(with_random=False)), "transform")
+    contest.refuse_changed_settings("transform")
     contest.refuse_touched_baseline("transform")
     refuse(guards.training_fault(contest.candidate), "transform")
     return seconds
@@ -132,7 +139,6 @@ def _transform(contest: Contest) -> float:
 
 def _first_call(contest: Contest, transform_s: float) -> None:
     """Time the call that compiles; where the transformation itself compiled, its seconds belong to the cost."""
-    before = guards.process_state(with_random=False)
     compiled_early = read_counts().since(contest.counts).graphs > 0
     inputs = contest.case.fresh_inputs(contest.case.generator("compile"))
     seconds, _ = latency.time_first_call(contest.case, contest.candidate, inputs)
@@ -140,7 +146,7 @@ def _first_call(contest: Contest, transform_s: float) -> None:
     contest.preparation_s = seconds + transform_s
     contest.first_counts = read_counts().since(contest.counts)
     contest.counts = read_counts()
-    refuse(guards.state_fault(before, guards.process_state(with_random=False)), "compile")
+    contest.refuse_changed_settings("compile")
     if contest.change.compiles and contest.first_counts.graphs == 0:
         raise MeasurementFailed(
             "the compiler produced no compiled graph, so the model would have run as before; this is no win",
@@ -158,9 +164,11 @@ def _race(contest: Contest, baseline_clock: latency.BaselineClock | None) -> lat
         contest.case,
         contest.baseline,
         contest.candidate,
-        check=lambda expected, got: contest.compare(expected, got, "timing"),
+        check=contest.compare_timed,
         telemetry=telemetry,
         baseline_clock=baseline_clock,
+        check_inputs=contest.compare_inputs,
+        only_last=contest.reuses_outputs,
     )
 
 
@@ -179,6 +187,7 @@ def _environment(contest: Contest, race: latency.Race, timing: latency.Timing, l
         "compiled_graphs": contest.first_counts.graphs,
         "compile_cache": contest.first_counts.cache,
         "telemetry": list(timing.telemetry),
+        "conditions": timing.conditions,
     }
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, variance
+from statistics import NormalDist, fmean
 
 from hybrid_core.errors import InvalidInput
 from hybrid_core.measurement.student import f_tail, t_quantile, t_tail
@@ -56,7 +56,7 @@ def spread_of(
     degrees = sum(len(group) - 1 for group in repeated) + len(around_zero)
     if not degrees:
         return None
-    squares = sum(variance(group) * (len(group) - 1) for group in repeated) + sum(x * x for x in around_zero)
+    squares = sum(_squares(group, fmean(group)) for group in repeated) + _squares(around_zero, 0.0)
     within = math.sqrt(fmean(error * error for error in errors)) if errors else 0.0
     return Spread(math.sqrt(squares / degrees), degrees, within)
 
@@ -152,7 +152,7 @@ def _draws(rounds: Sequence[Estimate], known: Spread | None) -> tuple[float, flo
     inside, own_degrees = _inside(rounds), len(rounds) - 1
     if known is None and not own_degrees:
         return logs[0], inside, math.inf
-    own = variance(logs) if own_degrees else 0.0
+    own = _squares(logs, fmean(logs)) / own_degrees if own_degrees else 0.0
     if known is None:
         return fmean(logs), math.sqrt(own), own_degrees
     elsewhere, trust = max(known.sd**2 - known.within**2, 0.0) + inside**2, min(known.degrees, TRUST)
@@ -172,6 +172,10 @@ def _contradict(own: float, own_degrees: int, elsewhere: float, trust: int) -> b
 def _inside(rounds: Sequence[Estimate]) -> float:
     """Root mean square of the standard errors inside the processes."""
     return math.sqrt(fmean(standard_error(estimate) ** 2 for estimate in rounds))
+
+
+def _squares(values: Sequence[float], centre: float) -> float:
+    return math.fsum((value - centre) ** 2 for value in values)
 
 
 def _around(centre: float, half: float) -> Estimate:

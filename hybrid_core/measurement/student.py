@@ -6,6 +6,7 @@ do, but at run time nothing else needs it; the tests compare with it.
 
 from __future__ import annotations
 
+import functools
 import math
 
 _TINY = 1e-300
@@ -34,6 +35,7 @@ def f_tail(value: float, above: float, below: float) -> float:
     return beta_share(below / 2, above / 2, below / (below + above * value))
 
 
+@functools.lru_cache(maxsize=256)
 def t_quantile(share: float, degrees: float) -> float:
     """The value that t stays below in `share` of cases; share above one half.
 

@@ -81,7 +81,7 @@ def row_of(entry: ModelEntry, key: str, rows_wanted: int) -> dict[str, Any]:
     assert case.task is not None, f"{entry.name} is trained but has no task"
     row: dict[str, Any] = {"model": entry.name, "recipe": key, "metric": case.task.metric}
     try:
-        quality, preserved, warnings = measure_quality(
+        quality, preserved, warnings, _ = measure_quality(
             case, case.build_model(), changed_model(case, Recipe.from_key(key)), rows_wanted
         )
     except HybridError as refusal:

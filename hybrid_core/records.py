@@ -190,7 +190,8 @@ class MeasureLimits:
     """How much a measurement may cost and how sure it must become.
 
     The timed phase stops when the half width of the 95 % interval of the log ratio is below
-    `target_half_width`, or at `max_pairs` or `max_timed_s`; the measurement says which.
+    `target_half_width`, or at `max_pairs` or `max_timed_s`; the measurement says which. Quality is counted on
+    `quality_samples` held-out rows; with an `accuracy_bound` on fewer where they decide whether it is kept.
     """
 
     target_half_width: float = 0.02
@@ -198,6 +199,7 @@ class MeasureLimits:
     max_pairs: int = 200
     max_timed_s: float = 8.0
     quality_samples: int = 64
+    accuracy_bound: float | None = None
     transform_timeout_s: float = 180.0
     total_timeout_s: float = 300.0
 

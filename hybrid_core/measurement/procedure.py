@@ -22,7 +22,7 @@ from hybrid_core.measurement.contest import Change, Contest, refuse, refuse_bad_
 from hybrid_core.measurement.environment import load_facts, read_environment, read_load
 from hybrid_core.measurement.nested import clone_tensors
 from hybrid_core.measurement.process_state import process_state
-from hybrid_core.measurement.quality import measure_quality
+from hybrid_core.measurement.quality import QualityResult, measure_quality
 from hybrid_core.measurement.statistics import median_of_blocks, ratio_of_pairs
 from hybrid_core.measurement.telemetry import open_telemetry
 from hybrid_core.records import Estimate, MeasureLimits, Measurement, Outcome, Quality
@@ -73,12 +73,13 @@ def _run_phases(
     enter("memory")
     baseline_memory, candidate_memory = _measure_memory(contest)
     enter("quality")
-    quality, preservation, warnings = measure_quality(case, contest.baseline, contest.candidate, limits.quality_samples)
-    contest.warnings.extend(warnings)
-    quality.details["workload_relative_error"] = contest.errors.relative_error
+    judged = _measure_quality(contest)
+    environment["quality"] = judged.facts
     contest.refuse_changed_settings("quality")
     contest.refuse_touched_baseline("quality")
-    return _measurement(contest, timing, baseline_memory, candidate_memory, quality, preservation, environment)
+    return _measurement(
+        contest, timing, baseline_memory, candidate_memory, judged.quality, judged.preservation, environment
+    )
 
 
 def prepare_untouched(case: Case, limits: MeasureLimits) -> latency.Race:
@@ -200,6 +201,21 @@ def _measure_memory(contest: Contest) -> tuple[memory.MemoryUse, memory.MemoryUs
     use, warnings = memory.add_outside(contest.candidate, memory.MemoryUse(held, *candidate))
     contest.warnings.extend(warnings)
     return memory.MemoryUse(contest.baseline_held, *baseline), use
+
+
+def _measure_quality(contest: Contest) -> QualityResult:
+    limits = contest.limits
+    judged = measure_quality(
+        contest.case,
+        contest.baseline,
+        contest.candidate,
+        limits.quality_samples,
+        bound=limits.accuracy_bound,
+        exact=contest.change.exact,
+    )
+    contest.warnings.extend(judged.warnings)
+    judged.quality.details["workload_relative_error"] = contest.errors.relative_error
+    return judged
 
 
 def _measurement(

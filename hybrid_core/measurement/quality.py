@@ -1,67 +1,137 @@
 """How good the candidate's answers are: its own task on held-out data, and agreement with the untouched model.
 
-A task metric on a few hundred rows moves in steps and hides small damage, so beside it stand the numbers that see it:
-how often the top answer is the same, the KL divergence of the predicted distributions, the relative error. Baseline and
-candidate answer the same rows, so the ratio's interval comes from resampling rows as pairs. A task whose answers are no
-classes (a generated text, a ranking) scores them itself; there the agreement is how much of the answers is equal or how
-close they are. Where a model has no task, agreement alone is the quality: 1 minus the relative error, over many fresh
-inputs.
+A task metric on a few hundred rows moves in steps and hides small damage, so beside it stand the numbers of
+`agreement.py`. Baseline and candidate answer the same rows, and `row_evidence.py` says what they prove. With an
+`accuracy_bound` rows come in growing stages and the pass ends as soon as it is decided whether the bound is kept;
+without one all rows are used. A task whose answers are no classes (a generated text, a ranking) scores them itself.
+Where a model has no task, agreement alone is the quality: 1 minus the relative error, over many fresh inputs.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
 from hybrid_core.errors import MeasurementFailed
+from hybrid_core.measurement.agreement import Agreement, looks_like_logits
 from hybrid_core.measurement.case import Case, ScoredTask
-from hybrid_core.measurement.correctness import nan_fault, relative_error
+from hybrid_core.measurement.correctness import nan_fault
 from hybrid_core.measurement.nested import describe, map_tensors, tensor_leaves
-from hybrid_core.measurement.statistics import mean_of_rows, ratio_of_means
+from hybrid_core.measurement.row_evidence import (
+    EARLY_TAIL,
+    FIRST_LOOK,
+    LAST_TAIL,
+    mean_of_rows,
+    one_prediction,
+    ratio_of_rows,
+    rows_to_show,
+    verdict,
+)
 from hybrid_core.records import Estimate, Quality
 
 AGREEMENT = "agreement"
 MIN_AGREEMENT_CALLS, MAX_AGREEMENT_CALLS = 8, 32
 
+# Rounding of relative size e turns at most this times e of the top answers (simulated, 2 to 256 classes: 0.3 to 1.7).
+TURNED_BY_ROUNDING = 2.0
+
+
+class QualityResult(NamedTuple):
+    """Quality, accuracy preservation (candidate / baseline), warnings, and facts about the pass for the environment."""
+
+    quality: Quality
+    preservation: Estimate
+    warnings: tuple[str, ...]
+    facts: dict[str, Any]
+
 
 @dataclass
 class _Scores:
-    """One number per row for each model, and per prediction for what compares the two."""
+    """One number per row for each model, and what compares the two."""
 
     right: list[float] = field(default_factory=list)
     baseline_right: list[float] = field(default_factory=list)
     nats: list[float] = field(default_factory=list)
     baseline_nats: list[float] = field(default_factory=list)
-    same_top: list[float] = field(default_factory=list)
-    kl: list[float] = field(default_factory=list)
-    closeness: list[float] = field(default_factory=list)
-    whole_numbers: bool = False
+    agreement: Agreement = field(default_factory=Agreement)
     rates: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass
+class _Stages:
+    """When to look at what the rows say so far: at the first look, then whenever their number has doubled."""
+
+    most: int
+    bound: float | None
+    next_look: int = FIRST_LOOK
+    decided: str = ""
+
+    def is_over(self, rows: int, estimate: Callable[[float], Estimate]) -> bool:
+        """Whether the rows so far decide; never at the last row, which is judged at its own level."""
+        if self.bound is None or rows < self.next_look or rows >= self.most:
+            return False
+        self.next_look = 2 * rows
+        self.decided = verdict(estimate(EARLY_TAIL), self.bound)
+        return bool(self.decided)
+
+    def conclude(self, rows: int, estimate: Callable[[float], Estimate], unit: str) -> tuple[Estimate, dict[str, Any]]:
+        """The interval that was paid for, and how the pass ended."""
+        tail = EARLY_TAIL if self.decided else LAST_TAIL
+        found = estimate(tail)
+        facts: dict[str, Any] = {"rows": rows, "rows_allowed": self.most, "confidence": 1 - 2 * tail}
+        if self.bound is None:
+            return found, {**facts, "stopped": f"all {rows} {unit} were used"}
+        outcome = self.decided or verdict(found, self.bound)
+        end = {"above": "is kept", "below": "is missed", "": "lies inside the interval"}[outcome]
+        how = f"decided after {rows} of {self.most} {unit}" if self.decided else f"all {rows} {unit} were used"
+        return found, {
+            **facts, "accuracy_bound": self.bound, "decided": outcome,
+            "stopped": f"{how}: the accuracy bound of {self.bound:g} {end}",
+        }  # fmt: skip
+
+
 def measure_quality(
-    case: Case, baseline: nn.Module, candidate: nn.Module, samples: int
-) -> tuple[Quality, Estimate, tuple[str, ...]]:
-    """Quality, accuracy preservation (candidate / baseline) and warnings, on the finished candidate."""
+    case: Case,
+    baseline: nn.Module,
+    candidate: nn.Module,
+    samples: int,
+    *,
+    bound: float | None = None,
+    exact: bool = False,
+) -> QualityResult:
+    """Compare the finished candidate on at most `samples` rows; with a `bound` fewer where it is decided earlier.
+
+    `exact` says that every step promises to change rounding only and was found to keep that on the workload.
+    """
     with torch.inference_mode():
-        if case.task is not None:
-            scores = _run_task(case, case.task, baseline, candidate, samples)
-            if sum(scores.baseline_right) > 0:
-                return (*_judge_task(case.task, scores, case.seed), ())
-            warning = (
-                f"the untouched model's {case.task.metric} is 0 on {len(scores.right)} rows and cannot be preserved; "
-                "agreement is used instead"
-            )
-            return (*_judge_agreement(_run_agreement(case, baseline, candidate, samples), case.seed), (warning,))
-        return (*_judge_agreement(_run_agreement(case, baseline, candidate, samples), case.seed), ())
+        if case.task is None:
+            return _judge_agreement(case, baseline, candidate, _Stages(samples, bound), ())
+        scores = _Scores()
+        stages = _Stages(samples, bound)
+        estimate = lambda tail: _preservation(scores, exact, case.seed, tail)  # noqa: E731
+        for rows in _score_batches(case, case.task, baseline, candidate, samples, scores):
+            if sum(scores.baseline_right) > 0 and stages.is_over(rows, estimate):
+                break
+        if sum(scores.baseline_right) > 0:
+            scores.rates = _rates(case.task, baseline, candidate)
+            return _judge_task(case.task, scores, stages, estimate, case.seed)
+        warning = (
+            f"the untouched model's {case.task.metric} is 0 on {len(scores.right)} rows and cannot be preserved; "
+            "agreement is used instead"
+        )
+        return _judge_agreement(case, baseline, candidate, _Stages(samples, bound), (warning,))
 
 
-def _run_task(case: Case, task: ScoredTask, baseline: nn.Module, candidate: nn.Module, samples: int) -> _Scores:
-    scores = _Scores()
+def _score_batches(
+    case: Case, task: ScoredTask, baseline: nn.Module, candidate: nn.Module, samples: int, scores: _Scores
+) -> Iterator[int]:
+    """Ask both models batch after batch; yields how many rows were scored so far."""
     for inputs, targets in task.batches(samples):
         placed = map_tensors(inputs, lambda tensor: tensor.to(case.device))
         targets = targets.to(case.device)
@@ -74,42 +144,86 @@ def _run_task(case: Case, task: ScoredTask, baseline: nn.Module, candidate: nn.M
         if task.has_classes:
             scores.baseline_nats.extend(_nats(expected, targets))
             scores.nats.extend(_nats(got, targets))
-            _score_distributions(scores, expected, got)
-        scores.whole_numbers = not (expected.is_floating_point() or expected.is_complex())
-        scores.closeness.extend(_closeness(a, b) for a, b in zip(expected, got, strict=True))
+            scores.agreement.add_distributions(expected, got)
+        for a, b in zip(expected, got, strict=True):
+            scores.agreement.add_row([(a, b)])
+        yield len(scores.right)
     if not scores.right:
         raise MeasurementFailed(
             "the quality task gave no rows; ask for at least one", outcome="crashed", stage="quality"
         )
-    scores.rates = dict(task.rates(candidate)) | {f"baseline_{k}": v for k, v in task.rates(baseline).items()}
-    return scores
 
 
-def _run_agreement(case: Case, baseline: nn.Module, candidate: nn.Module, samples: int) -> _Scores:
-    scores, generator = _Scores(), case.generator("quality")
-    calls = min(MAX_AGREEMENT_CALLS, max(MIN_AGREEMENT_CALLS, math.ceil(samples / max(case.workload.batch, 1))))
-    for _ in range(calls):
-        inputs = case.fresh_inputs(generator)
-        expected, got = (tensor_leaves(case.call(model, inputs)) for model in (baseline, candidate))
-        _refuse_nan(got, "the candidate")
-        pairs = [(a, b) for a, b in zip(expected, got, strict=True) if a.numel()]
-        scores.closeness.append(min((_closeness(a, b) for a, b in pairs), default=1.0))
-        for a, b in pairs[:1]:
-            if _looks_like_logits(a):
-                _score_distributions(scores, a, b)
-    return scores
+def _preservation(scores: _Scores, exact: bool, seed: int, tail: float) -> Estimate:
+    """Candidate / baseline; what an unseen row may lose depends on whether more than rounding can change it."""
+    return ratio_of_rows(scores.right, scores.baseline_right, _unseen_loss(scores, exact), seed, tail)
 
 
-def _judge_task(task: ScoredTask, scores: _Scores, seed: int) -> tuple[Quality, Estimate]:
-    details = _likelihood_details(task, scores) | _agreement_details(scores) | scores.rates
-    value, baseline_value = mean_of_rows(scores.right, seed), mean_of_rows(scores.baseline_right, seed)
+def _unseen_loss(scores: _Scores, exact: bool) -> float:
+    """An independent prediction; of exact steps only the share of top answers that differences as seen can turn."""
+    whole = one_prediction(scores.baseline_right)
+    return min(whole, TURNED_BY_ROUNDING * scores.agreement.worst_error) if exact else whole
+
+
+def _rates(task: ScoredTask, baseline: nn.Module, candidate: nn.Module) -> dict[str, float]:
+    return dict(task.rates(candidate)) | {f"baseline_{k}": v for k, v in task.rates(baseline).items()}
+
+
+def _judge_task(
+    task: ScoredTask, scores: _Scores, stages: _Stages, estimate: Callable[[float], Estimate], seed: int
+) -> QualityResult:
+    details = _likelihood_details(task, scores) | scores.agreement.details() | scores.rates
+    loss = one_prediction(scores.baseline_right)
+    value, baseline_value = (mean_of_rows(rows, loss, seed) for rows in (scores.right, scores.baseline_right))
     quality = Quality(task.metric, len(scores.right), value, baseline_value, details)
-    return quality, ratio_of_means(scores.right, scores.baseline_right, seed)
+    preservation, facts = stages.conclude(len(scores.right), estimate, "rows")
+    return QualityResult(quality, preservation, _too_few(scores, preservation, stages.bound), facts)
 
 
-def _judge_agreement(scores: _Scores, seed: int) -> tuple[Quality, Estimate]:
-    value = mean_of_rows(scores.closeness, seed)
-    return Quality(AGREEMENT, len(scores.closeness), value, Estimate.exact(1.0), _agreement_details(scores)), value
+def _too_few(scores: _Scores, preservation: Estimate, bound: float | None) -> tuple[str, ...]:
+    """Nothing was lost on any row, and still the bound is not proven: that is for want of rows, and is said."""
+    if bound is None or preservation.low >= bound or scores.right != scores.baseline_right:
+        return ()
+    loss = one_prediction(scores.baseline_right)
+    needed = rows_to_show(loss, _mean(scores.baseline_right), bound)
+    return (
+        f"all {len(scores.right)} rows are answered as well as by the untouched model, but so few cannot show that at "
+        f"most {1 - bound:.1%} is lost; about {needed} rows can",
+    )
+
+
+def _judge_agreement(
+    case: Case, baseline: nn.Module, candidate: nn.Module, stages: _Stages, warnings: tuple[str, ...]
+) -> QualityResult:
+    """Fresh inputs instead of held-out rows; one call is one row."""
+    found, generator = Agreement(), case.generator("quality")
+    calls = min(MAX_AGREEMENT_CALLS, max(MIN_AGREEMENT_CALLS, math.ceil(stages.most / max(case.workload.batch, 1))))
+    stages = replace(stages, most=calls, next_look=MIN_AGREEMENT_CALLS)
+    estimate = lambda tail: _mean_closeness(found, case.seed, tail)  # noqa: E731
+    for call in range(1, calls + 1):
+        _compare_call(case, baseline, candidate, case.fresh_inputs(generator), found)
+        if stages.is_over(call, estimate):
+            break
+    preservation, facts = stages.conclude(len(found.closeness), estimate, "calls")
+    value = _mean_closeness(found, case.seed, LAST_TAIL)
+    quality = Quality(AGREEMENT, len(found.closeness), value, Estimate.exact(1.0), found.details())
+    return QualityResult(quality, preservation, warnings, facts)
+
+
+def _compare_call(case: Case, baseline: nn.Module, candidate: nn.Module, inputs: Any, found: Agreement) -> None:
+    expected, got = (tensor_leaves(case.call(model, inputs)) for model in (baseline, candidate))
+    _refuse_nan(got, "the candidate")
+    pairs = [(a, b) for a, b in zip(expected, got, strict=True) if a.numel()]
+    found.add_row(pairs)
+    for a, b in pairs[:1]:
+        if looks_like_logits(a):
+            found.add_distributions(a, b)
+
+
+def _mean_closeness(found: Agreement, seed: int, tail: float) -> Estimate:
+    """An unseen call may be further off than the worst seen by as much as the calls differ, and by rounding."""
+    spread = max(found.closeness) - min(found.closeness)
+    return mean_of_rows(found.closeness, spread + found.rounding, seed, tail)
 
 
 def _likelihood_details(task: ScoredTask, scores: _Scores) -> dict[str, float]:
@@ -117,14 +231,6 @@ def _likelihood_details(task: ScoredTask, scores: _Scores) -> dict[str, float]:
         return {}
     name, nats_per_unit = (f"bits_per_{task.bits_per}", math.log(2)) if task.bits_per else ("nll_nats", 1.0)
     return {name: _mean(scores.nats) / nats_per_unit, f"baseline_{name}": _mean(scores.baseline_nats) / nats_per_unit}
-
-
-def _agreement_details(scores: _Scores) -> dict[str, float]:
-    closeness = _mean(scores.closeness)
-    details = {"equal_answers": closeness} if scores.whole_numbers else {"relative_error": 1.0 - closeness}
-    if scores.same_top:
-        details |= {"top1_agreement": _mean(scores.same_top), "kl_nats": _mean(scores.kl)}
-    return details
 
 
 def _answer(
@@ -164,12 +270,6 @@ def _nats(logits: torch.Tensor, targets: torch.Tensor) -> list[float]:
     return values
 
 
-def _score_distributions(scores: _Scores, expected: torch.Tensor, got: torch.Tensor) -> None:
-    scores.same_top.append(float((expected.argmax(-1) == got.argmax(-1)).double().mean()))
-    p, q = (torch.log_softmax(logits.float(), -1) for logits in (expected, got))
-    scores.kl.append(max(0.0, float((p.exp() * (p - q)).sum(-1).double().mean())))
-
-
 def _refuse_nan(tensors: list[torch.Tensor], who: str) -> None:
     fault = nan_fault(tensors)
     if fault:
@@ -178,17 +278,6 @@ def _refuse_nan(tensors: list[torch.Tensor], who: str) -> None:
 
 def _wrong(reason: str) -> MeasurementFailed:
     return MeasurementFailed(reason, outcome="wrong", stage="quality")
-
-
-def _closeness(expected: torch.Tensor, got: torch.Tensor) -> float:
-    """1 minus the relative error, not below 0; for whole numbers the share that is equal."""
-    if not expected.is_floating_point() and not expected.is_complex():
-        return float((expected == got).double().mean())
-    return max(0.0, 1.0 - relative_error(expected, got))
-
-
-def _looks_like_logits(tensor: torch.Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.dim() >= 2 and tensor.shape[-1] >= 2
 
 
 def _mean(values: list[float]) -> float:

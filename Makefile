@@ -4,7 +4,7 @@ PORT ?= 8501
 BIN := .venv/bin
 export PYTHON
 
-.PHONY: run stop test lint types tests lock clean bench-first-path bench-models bench-every-model bench-strategies bench-compile-depth bench-latent-attention bench-activation-plan
+.PHONY: run stop test lint types tests lock clean bench-first-path bench-models bench-every-model bench-strategies bench-compile-depth bench-latent-attention bench-activation-plan bench-truth
 
 run:
 	@.setup/install.sh
@@ -68,6 +68,11 @@ bench-compile-depth:
 bench-activation-plan:
 	@.setup/install.sh
 	$(BIN)/python benchmarks/activation_plan.py $(if $(QUICK),--quick)
+
+# Whether the measurements themselves can be trusted, on this machine; two hours. QUICK=1: six minutes. RESUME=1 goes on.
+bench-truth:
+	@.setup/install.sh
+	$(BIN)/python benchmarks/truth.py $(if $(QUICK),--quick) $(if $(RESUME),--resume)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build

@@ -1,0 +1,1 @@
+"""The questions of `benchmarks/truth.py`, one file each."""

@@ -1,0 +1,147 @@
+"""The winners of short searches, measured again: the second answer should fall into the first one's interval.
+
+Each run is the real search (`run_search` with a measure process for every candidate), with another seed; what the
+device showed in the A/A rows is handed to it as the hub would. Whatever it publishes was chosen because it looked
+good, so this is where the winner's curse would show. Then the winner is raced again in as many fresh processes,
+`REPEATS` times, and the repeated figure is either inside the published 95 % interval or not.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.truth import aa
+from benchmarks.truth.book import Book, Row
+from benchmarks.truth.claims import is_measured
+from benchmarks.truth.trials import Measured, engine_in, facts_of, run_trial, subject_of
+from hybrid_core.config import RunConfig
+from hybrid_core.models.registry import get_entry
+from hybrid_core.records import MeasureLimits, Purpose, Recipe, Subject, Trial, to_json
+from hybrid_core.search.hints import Survey
+from hybrid_core.search.loop import run_search
+from hybrid_core.search.merging import merge_rounds
+from hybrid_core.search.noise import ROUNDS, Noise
+from hybrid_core.search.result import SearchResult
+from hybrid_core.search.space import Space
+from workers.engines.local import LocalEngine
+from workers.engines.survey import run_survey
+
+PART = "winners"
+SUBJECTS = (
+    ("llama", "tiny", "prefill"),
+    ("llama", "tiny", "decode"),
+    ("convnet", "tiny", "forward"),
+    ("vit", "tiny", "forward"),
+    ("sequential", "small", "forward"),
+    ("qwen", "tiny", "prefill"),
+    ("convnet", "tiny", "forward_single"),
+)
+WINNERS, QUICK_WINNERS = 20, 2
+MOST_RUNS = 2  # times the winners wanted; a run that ends with the untouched model has none
+REPEATS = 2
+BUDGET_S = 60.0
+
+
+def measure(book: Book, *, quick: bool) -> None:
+    """Run after run, until there are winners enough."""
+    wanted = QUICK_WINNERS if quick else WINNERS
+    for turn in range(wanted * MOST_RUNS):
+        if book.is_full() or sum(bool(row["winner"]) for row in book.of(PART)) >= wanted:
+            return
+        subject = SUBJECTS[turn % len(SUBJECTS)]
+        key = f"{PART}/{'/'.join(subject)}/{turn}"
+        if not book.has(key):
+            names = dict(zip(("model", "size", "workload"), subject, strict=True))
+            print_row(book.add(PART, key, {**names, "turn": turn, **search_and_repeat(book, subject, turn)}))
+
+
+def search_and_repeat(book: Book, names: tuple[str, str, str], seed: int) -> dict[str, Any]:
+    """One search, and what its winner measures when it is raced again."""
+    model, size, _ = names
+    subject = subject_of(*names, seed=seed)
+    config = RunConfig(model=model, size=size, workload=subject.workload.name, budget_s=BUDGET_S, seed=seed)
+    space = Space.from_registry(config.options, "cpu")
+    with tempfile.TemporaryDirectory(prefix="bench-truth-") as folder:
+        engine = engine_in(Path(folder))
+        used: dict[Purpose, MeasureLimits] = {}
+
+        def one(recipe: Recipe, purpose: Purpose, limits: MeasureLimits, round_number: int = 0) -> Trial:
+            used[purpose] = limits
+            return run_trial(engine, subject, recipe, limits, purpose).trial
+
+        noise, started = Noise(day_of(book)), time.monotonic()
+        family, ask = get_entry(model).family, survey_of(subject, Path(folder))
+        result = run_search(config, space, one, ignore_event, noise=noise, family=family, survey=ask)
+        facts = facts_of_run(result, time.monotonic() - started)
+        if result.winner_trial is None or result.winner.is_baseline:
+            return facts | {"repeats": []}
+        repeats = [
+            facts_of(Measured(repeated(engine, subject, result.winner_trial, used[Purpose.FINAL], noise), {}, None))
+            for _ in range(REPEATS)
+        ]
+        return facts | {"published": facts_of(Measured(result.winner_trial, {}, None)), "repeats": repeats}
+
+
+def survey_of(subject: Subject, folder: Path) -> Survey:
+    """Asks the model in a process of its own which settings it cannot have, as every run does first."""
+    command = (sys.executable, "-m", "workers.survey_process")
+    return lambda steps, limit_s: run_survey(command, subject, steps, limit_s, folder, folder / "log")
+
+
+def repeated(engine: LocalEngine, subject: Subject, published: Trial, limits: MeasureLimits, noise: Noise) -> Trial:
+    """The winner in as many fresh processes as its published figure came from."""
+    assert published.measurement is not None
+    count = len(published.measurement.environment.get(ROUNDS, (None,)))
+    rounds = [run_trial(engine, subject, published.recipe, limits, Purpose.FINAL).trial for _ in range(count)]
+    return merge_rounds("repeat", rounds, noise.known)
+
+
+def day_of(book: Book) -> list[dict[str, Any]]:
+    """The A/A rows as the hub hands them to a run."""
+    return [
+        {
+            "trial_id": row["key"],
+            "recipe_key": Recipe().key,
+            "rounds": None,
+            "speed": row["speed"]["value"],
+            "speed_low": row["speed"]["low"],
+            "speed_high": row["speed"]["high"],
+        }
+        for row in filter(is_measured, book.of(aa.PART))
+    ]
+
+
+def facts_of_run(result: SearchResult, wall_s: float) -> dict[str, Any]:
+    """What the run said and what it cost."""
+    return {
+        "winner": "" if result.winner.is_baseline else result.winner.key,
+        "sentence": result.sentence,
+        "wall_s": round(wall_s, 2),
+        "cost": to_json(result.cost),
+        "noise": to_json(result.noise),
+    }
+
+
+def ignore_event(kind: str, data: dict[str, Any]) -> None:
+    """Nobody watches this run."""
+
+
+def is_inside(published: Row, repeat: Row) -> bool:
+    """Whether the second answer lies in the first one's interval; one that could not be measured does not."""
+    speed = published["speed"]
+    return is_measured(repeat) and speed["low"] <= repeat["speed"]["value"] <= speed["high"]
+
+
+def print_row(row: Row) -> None:
+    """One line."""
+    print(f"  {row['model']} {row['size']}, {row['workload']}: {row['winner'] or 'no winner'}", flush=True)
+    for repeat in row["repeats"]:
+        speed, again = row["published"]["speed"], repeat.get("speed", {}).get("value", float("nan"))
+        told = f"{speed['value']:.3f} ({speed['low']:.3f} to {speed['high']:.3f})"
+        print(
+            f"    published {told}, again {again:.3f}: {'inside' if is_inside(row['published'], repeat) else 'OUTSIDE'}"
+        )

@@ -16,7 +16,7 @@ from typing import Any
 
 from hybrid_core.measurement import guards
 from hybrid_core.measurement.contest import Contest, refuse, refuse_bad_baseline
-from hybrid_core.measurement.correctness import compare_outputs, constant_fault, relative_error
+from hybrid_core.measurement.correctness import compare_outputs, constant_fault, relative_error, usual_sizes
 from hybrid_core.measurement.nested import clone_tensors, snapshot, tensor_leaves
 from hybrid_core.measurement.process_state import (
     changed_settings,
@@ -28,6 +28,8 @@ from hybrid_core.measurement.process_state import (
 
 FRESH_QUESTIONS = 3
 NOISE_CALLS = 8
+# For outputs of few values, whose own size says little: calls that tell how large they usually are.
+SIZE_CALLS = 8
 # Beyond this the untouched model's own difference leaves little room between a right answer and zeros (off by 1).
 LARGE_NOISE = 0.3
 
@@ -57,6 +59,8 @@ def check_correctness(contest: Contest) -> int:
     answers, kept, given = _Kept([], []), _Kept([], []), []
     for turn, inputs in enumerate(questions[:FRESH_QUESTIONS]):
         answers.add(_ask_baseline(contest, inputs, is_first=turn == 0))
+        if turn == 0:
+            _note_usual_sizes(contest, answers.copies[0])
         given.append(clone_tensors(inputs))
         ask = _ask_without_the_baseline if turn == 1 else _ask_candidate
         kept.add(ask(contest, given[turn], answers.copies[turn]))
@@ -112,6 +116,15 @@ def _measure_noise(contest: Contest, inputs: Any, answer: Any) -> None:
             return
     more = ", so that wrong answers can hardly be told from right ones" if contest.noise > LARGE_NOISE else ""
     contest.warnings.append(f"the untouched model differs from itself by {contest.noise:.1e} between two calls{more}")
+
+
+def _note_usual_sizes(contest: Contest, answer: Any) -> None:
+    """How large outputs of few values are over several questions, asked only where there is such an output."""
+    if not usual_sizes([answer]):
+        return
+    generator = contest.case.generator("usual sizes")
+    inputs = [contest.case.fresh_inputs(generator) for _ in range(SIZE_CALLS)]
+    contest.usual = usual_sizes([snapshot(contest.answer(contest.baseline, one)) for one in inputs])
 
 
 def _ask_candidate(contest: Contest, inputs: Any, expected: Any) -> Any:

@@ -7,6 +7,7 @@ is itself unfit to be compared with is the caller's business and raises `Invalid
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,9 @@ from hybrid_core.measurement.case import Case
 from hybrid_core.measurement.compiling import CompileCounts
 from hybrid_core.measurement.correctness import Comparison, Tolerance, compare_outputs, nan_fault
 from hybrid_core.measurement.nested import tensor_leaves
+from hybrid_core.measurement.process_memory import AskProcess, Stretch, watched
 from hybrid_core.measurement.process_state import process_state, state_fault
+from hybrid_core.measurement.roofline import Roofline
 from hybrid_core.records import MeasureLimits, Outcome
 
 
@@ -55,7 +58,17 @@ class Contest:
     # Transforming and the first call together: what later calls must earn back.
     preparation_s: float = 0.0
     first_counts: CompileCounts = field(default_factory=CompileCounts)
+    # As the clock was about to start.
+    warm_counts: CompileCounts = field(default_factory=CompileCounts)
+    # The first call alone.
+    call_s: float = 0.0
+    # What the process took of memory: the untouched model's first call; the candidate's transformation and first call.
+    cold: dict[str, Stretch] = field(default_factory=dict)
+    ask_process: AskProcess = lambda: None
+    roofline: Roofline | None = None
     noise: float = 0.0
+    # How large the untouched model's outputs of few values usually are, by path (see `Tolerance`).
+    usual: dict[str, float] = field(default_factory=dict)
     seeds: int = 0
     # The process as it was before any code of the candidate ran.
     state: dict[str, Any] = field(default_factory=dict)
@@ -72,12 +85,16 @@ class Contest:
     @property
     def tolerance(self) -> Tolerance:
         """What may differ between the two models' answers."""
-        return Tolerance(self.change.exact, self.noise)
+        return Tolerance(self.change.exact, self.noise, self.usual)
 
     def answer(self, model: nn.Module, inputs: Any) -> Any:
         """One call of the workload, without gradients."""
         with torch.inference_mode():
             return self.case.call(model, inputs)
+
+    def watched(self) -> AbstractContextManager[Stretch]:
+        """Watch what a stretch of work takes of the process's memory."""
+        return watched(self.case.device, self.ask_process)
 
     def compare(self, expected: Any, got: Any, stage: str) -> None:
         """Record how far an answer is off, and refuse the candidate where it is wrong."""

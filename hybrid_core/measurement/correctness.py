@@ -9,8 +9,8 @@ rows; how much damage is acceptable is then the quality task's verdict, not this
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,15 +34,22 @@ LOOSE_ROW_BOUND = 0.85
 # positions of a real decoder and lost nothing its task could see. Whole items never may.
 LOOSE_POSITION_SHARE = 0.01
 LOOSE_DISAGREEMENT = 0.5
-_QUIET_ROW = 0.05  # rows fainter than this share of the typical row are judged as if they were that loud
+# Outputs and rows of so few values are near zero by chance, and an error relative to them means nothing: float32 itself
+# is off by 3e-5 on one logit of 0.02 where 0.4 is usual. They are judged as if they were as loud as usual.
+FEW_VALUES = 4
+_QUIET_ROW = 0.05  # longer rows, fainter than this share of the typical row, are judged as if they were that loud
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What may differ: only rounding (`exact`), on top of the baseline's own run-to-run noise."""
+    """What may differ: only rounding (`exact`), on top of the baseline's own run-to-run noise.
+
+    `usual` has the root mean square of outputs of few values over several calls of the untouched model, by path.
+    """
 
     exact: bool
     noise: float = 0.0
+    usual: Mapping[str, float] = field(default_factory=dict)
 
     def bound(self, dtype: torch.dtype) -> float:
         """Largest allowed relative error of one whole output of that dtype."""
@@ -98,8 +105,21 @@ def constant_fault(baseline: list[Any], candidate: list[Any]) -> str:
     return ""
 
 
-def relative_error(expected: torch.Tensor, got: torch.Tensor) -> float:
-    """||got - expected|| / ||expected|| in float64; 0 for two zero tensors.
+def usual_sizes(answers: list[Any]) -> dict[str, float]:
+    """The root mean square over these answers of each output of few values, by path.
+
+    >>> usual_sizes([(torch.tensor([3.0]), torch.ones(9)), (torch.tensor([-4.0]), torch.ones(9))])
+    {'output[0]': 3.5355339059327378}
+    """
+    found: dict[str, list[torch.Tensor]] = {}
+    for path, leaf in (pair for answer in answers for pair in leaves(answer)):
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and 0 < leaf.numel() <= FEW_VALUES:
+            found.setdefault(path, []).append(leaf.detach().double().flatten())
+    return {path: float(torch.cat(values).square().mean().sqrt()) for path, values in found.items()}
+
+
+def relative_error(expected: torch.Tensor, got: torch.Tensor, at_least: float = 0.0) -> float:
+    """||got - expected|| / ||expected|| in float64, with a norm of `at_least`; 0 for two zero tensors.
 
     >>> round(relative_error(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])), 6)
     0.1
@@ -107,7 +127,7 @@ def relative_error(expected: torch.Tensor, got: torch.Tensor) -> float:
     expected, got = (torch.view_as_real(t) if t.is_complex() else t for t in (expected.detach(), got.detach()))
     reference = expected.double()
     error = torch.linalg.vector_norm(got.double() - reference)
-    size = torch.linalg.vector_norm(reference)
+    size = torch.linalg.vector_norm(reference).clamp_min(at_least)
     return float(error / size) if float(size) > 0 else (0.0 if float(error) == 0 else float("inf"))
 
 
@@ -175,15 +195,17 @@ def _compare_floats(path: str, expected: torch.Tensor, got: torch.Tensor, tolera
     bad = nan_fault(got)
     if bad and not nan_fault(expected):
         return Comparison(f"{bad.split(' at ')[0]} at {path}, where the baseline is finite", float("inf"), float("inf"))
-    error, largest = relative_error(expected, got), float((got.double() - expected.double()).abs().max())
+    usual = tolerance.usual.get(path, 0.0)
+    error = relative_error(expected, got, usual * expected.numel() ** 0.5)
+    largest = float((got.double() - expected.double()).abs().max())
     bound = tolerance.bound(expected.dtype)
     fault = ""
     if error > bound:
         fault = f"{path}: relative error {error:.1e} > {bound:.1e} ({_why(tolerance)}), max error {largest:.1e}"
     elif tolerance.exact:
-        fault = _peak_fault(path, expected, largest, bound)
+        fault = _peak_fault(path, expected, largest, bound, usual)
     else:
-        fault = _row_fault(path, expected, got)
+        fault = _row_fault(path, expected, got, usual)
     return Comparison(fault, error, largest)
 
 
@@ -191,18 +213,21 @@ def _why(tolerance: Tolerance) -> str:
     return "every step says that only rounding changes" if tolerance.exact else "loose bound of inexact steps"
 
 
-def _peak_fault(path: str, expected: torch.Tensor, largest: float, bound: float) -> str:
-    typical = float(expected.double().square().mean().sqrt())
+def _peak_fault(path: str, expected: torch.Tensor, largest: float, bound: float, usual: float) -> str:
+    typical = max(usual, float(expected.double().square().mean().sqrt()))
     allowed = PEAK_FACTOR * bound * max(typical, torch.finfo(expected.dtype).tiny)
     return f"{path}: max error {largest:.1e} > {allowed:.1e} in a single value" if largest > allowed else ""
 
 
-def _row_fault(path: str, expected: torch.Tensor, got: torch.Tensor) -> str:
+def _row_fault(path: str, expected: torch.Tensor, got: torch.Tensor, usual: float) -> str:
     """Judge every item of the batch, and of outputs with three dimensions or more the positions in it, apart."""
     for rows in (1, 2) if expected.dim() > 2 else (1,) if expected.dim() > 1 else ():
         error = (got.double() - expected.double()).flatten(rows).flatten(0, rows - 1).norm(dim=-1)
         size = expected.double().flatten(rows).flatten(0, rows - 1).norm(dim=-1)
-        relative = error / size.clamp_min(_QUIET_ROW * float(size.square().mean().sqrt()) + 1e-300)
+        values = expected[(0,) * rows].numel()
+        typical = max(float(size.square().mean().sqrt()), usual * values**0.5)
+        quiet = _QUIET_ROW if values > FEW_VALUES else 1.0
+        relative = error / size.clamp_min(quiet * typical + 1e-300)
         bad, worst = int((relative > LOOSE_ROW_BOUND).sum()), float(relative.max())
         if bad > (LOOSE_POSITION_SHARE * relative.numel() if rows == 2 else 0):
             of = f"{bad} of {relative.numel()} rows, first row {int((relative > LOOSE_ROW_BOUND).nonzero()[0])}"

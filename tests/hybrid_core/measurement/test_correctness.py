@@ -9,6 +9,7 @@ from hybrid_core.measurement.correctness import (
     constant_fault,
     nan_fault,
     relative_error,
+    usual_sizes,
 )
 
 EXACT, LOOSE = Tolerance(exact=True), Tolerance(exact=False)
@@ -139,3 +140,49 @@ def test_the_relative_error_is_the_ratio_of_norms():
 
 def test_an_empty_output_is_the_same_as_an_empty_output():
     assert compare_outputs(torch.zeros(0, 4), torch.zeros(0, 4), EXACT).fault == ""
+
+
+def scores(seed, rows=1):
+    """One number for each row, a sum of many that nearly cancel now and then, and the same in double precision."""
+    generator = torch.Generator().manual_seed(seed)
+    features, weights = torch.randn(rows, 256, generator=generator), torch.randn(256, 1, generator=generator)
+    return features @ weights, (features.double() @ weights.double()), features, weights
+
+
+def test_a_lone_number_near_zero_is_judged_by_how_large_it_usually_is():
+    usual = usual_sizes([scores(seed)[0] for seed in range(8)])
+    assert usual["output"] == pytest.approx(16, rel=0.5)  # the root of 256 products of variance one
+    lone = torch.tensor([[1e-3]])
+    rounded = lone + 3e-7 * usual["output"]
+    assert "relative error" in compare_outputs(lone, rounded, EXACT).fault
+    assert compare_outputs(lone, rounded, Tolerance(True, usual=usual)).fault == ""
+    assert "relative error" in compare_outputs(lone, lone + 1.0, LOOSE).fault
+    assert compare_outputs(lone, lone + 1.0, Tolerance(False, usual=usual)).fault == ""
+
+
+def test_half_precision_and_garbage_stay_wrong_for_lone_numbers():
+    usual = usual_sizes([scores(seed)[0] for seed in range(8)])
+    halves, garbage = 0, 0
+    for seed in range(8, 40):
+        expected, _, features, weights = scores(seed)
+        half = (features.half() @ weights.half()).float()
+        halves += bool(compare_outputs(expected, half, Tolerance(True, usual=usual)).fault)
+        garbage += bool(compare_outputs(expected, torch.zeros_like(expected), Tolerance(False, usual=usual)).fault)
+    assert halves >= 24 and garbage >= 16  # of 32 questions; a measurement asks six and condemns by one
+
+
+def test_rows_of_few_values_are_judged_by_the_typical_row_and_longer_ones_by_their_own():
+    expected = torch.linspace(-1, 1, 16)[:, None].clone()
+    expected[7] = 1e-3
+    off = expected + 0.04
+    assert compare_outputs(expected, off, LOOSE).fault == ""
+    assert "rows" in compare_outputs(expected.expand(16, 8), off.expand(16, 8), LOOSE).fault
+    skipped = expected.clone()
+    skipped[0] = 0
+    assert "1 of 16 rows, first row 0" in compare_outputs(expected, skipped, LOOSE).fault
+
+
+def test_only_outputs_of_few_values_have_a_usual_size():
+    assert usual_sizes([{"score": torch.ones(1, 2), "logits": torch.ones(5), "label": torch.tensor(3)}]) == {
+        "output['score']": 1.0
+    }

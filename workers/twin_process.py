@@ -41,8 +41,8 @@ def serve(ask: Callable[[], Any], tell: Callable[[dict[str, Any]], None]) -> Non
     """Prepare the model of the first question, then time what the others ask; a failure is told as one sentence."""
     from hybrid_core.evaluation import case_from_registry, name_failure, registry_toolbox
     from hybrid_core.measurement.latency import checked_sample
-    from hybrid_core.measurement.memory import resident_peak_bytes
     from hybrid_core.measurement.procedure import prepare_untouched
+    from hybrid_core.measurement.process_memory import resident_peak_bytes
     from hybrid_core.measurement.process_state import restored_state
 
     registry_toolbox()  # not needed, but what the measure process has imported shapes its heap too

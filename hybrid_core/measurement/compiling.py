@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Any
+
+_LIMIT_REACHED = "Dynamo recompile limit exceeded"
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,8 @@ class CompileCounts:
     """Graphs compiled and graph breaks met so far in this process, with the reasons of the breaks.
 
     `hits`, `misses` and `bypasses` are Inductor's own count of its cache on disk, which the trials of one run share.
+    `given_up` counts functions that the compiler left as they are written; `limits` those of them that had been
+    compiled in as many forms as are kept.
     """
 
     graphs: int = 0
@@ -24,6 +29,8 @@ class CompileCounts:
     hits: int = 0
     misses: int = 0
     bypasses: int = 0
+    given_up: int = 0
+    limits: int = 0
 
     @property
     def cache(self) -> str:
@@ -48,6 +55,8 @@ class CompileCounts:
             hits=self.hits - earlier.hits,
             misses=self.misses - earlier.misses,
             bypasses=self.bypasses - earlier.bypasses,
+            given_up=self.given_up - earlier.given_up,
+            limits=self.limits - earlier.limits,
         )
 
 
@@ -58,7 +67,8 @@ def read_counts() -> CompileCounts:
         return CompileCounts()
     counters = dynamo.counters
     breaks = dict(counters.get("graph_break", {}))
-    inductor = counters.get("inductor", {})
+    inductor, frames = counters.get("inductor", {}), counters.get("frames", {})
+    unimplemented = counters.get("unimplemented", {})
     return CompileCounts(
         graphs=counters.get("stats", {}).get("unique_graphs", 0),
         breaks=sum(breaks.values()),
@@ -66,15 +76,50 @@ def read_counts() -> CompileCounts:
         hits=inductor.get("fxgraph_cache_hit", 0),
         misses=inductor.get("fxgraph_cache_miss", 0),
         bypasses=inductor.get("fxgraph_cache_bypass", 0),
+        given_up=frames.get("total", 0) - frames.get("ok", 0),
+        limits=sum(count for reason, count in unimplemented.items() if reason.startswith(_LIMIT_REACHED)),
     )
 
 
-def compile_warnings(first_call: CompileCounts, timed: CompileCounts) -> tuple[str, ...]:
-    """Sentences about graph breaks at the first call and recompiles while the clock ran."""
+def compile_warnings(first: CompileCounts, before: CompileCounts, timed: CompileCounts) -> tuple[str, ...]:
+    """Sentences about what was not compiled, and about recompiles `before` the clock ran and while it was `timed`."""
     warnings = []
-    if first_call.breaks:
-        reason = f", for example: {first_call.reasons[0].splitlines()[0]:.120}" if first_call.reasons else ""
-        warnings.append(f"compiled in pieces: {first_call.breaks} graph breaks, {first_call.graphs} graphs{reason}")
+    if first.breaks:
+        reason = f", for example: {first.reasons[0].splitlines()[0]:.120}" if first.reasons else ""
+        warnings.append(f"compiled in pieces: {first.breaks} graph breaks, {first.graphs} graphs{reason}")
+    if first.given_up and first.graphs:
+        warnings.append(f"compiled in part: {_functions(first)} left as written{_cause(first)}")
+    if before.graphs:
+        warnings.append(f"recompiled {before.graphs} graphs after the first call, before the clock ran")
     if timed.graphs:
-        warnings.append(f"recompiled {timed.graphs} graphs after the first call, some of it while timed")
-    return tuple(warnings)
+        warnings.append(f"recompiled {timed.graphs} graphs while timed, so some timed calls include compiling")
+    fault = fall_back_fault(before, timed)
+    return (*warnings, fault) if fault else tuple(warnings)
+
+
+def fall_back_fault(before: CompileCounts, timed: CompileCounts) -> str:
+    """The sentence for a compiler that gave up after the first call: what is timed then is partly the old model."""
+    for when, counts in (("while timed", timed), ("after the first call", before)):
+        if counts.given_up > 0:
+            return (
+                f"fell back to uncompiled code {when}: {_functions(counts)} given up by the compiler{_cause(counts)}, "
+                "and a fall-back is no win"
+            )
+    return ""
+
+
+def compile_facts(first: CompileCounts, before: CompileCounts, timed: CompileCounts) -> dict[str, Any]:
+    """Graphs, graph breaks and functions given up: in the first call, from there to the clock, and while timed."""
+    stretches = {"first_call": first, "before_timing": before, "timed": timed}
+    return {
+        name: {"graphs": counts.graphs, "breaks": counts.breaks, "given_up": counts.given_up}
+        for name, counts in stretches.items()
+    }
+
+
+def _functions(counts: CompileCounts) -> str:
+    return "1 function was" if counts.given_up == 1 else f"{counts.given_up} functions were"
+
+
+def _cause(counts: CompileCounts) -> str:
+    return " (its limit of forms of one function was reached)" if counts.limits > 0 else ""

@@ -4,9 +4,9 @@ Held bytes are counted from storages, each once: parameters, buffers, the parts 
 weights (which are no tensors at all), and everything else a candidate keeps alive in Python, found through the garbage
 collector, so that frozen constants or buffers hidden in a closure are not free. The peak of a call on the CPU is the
 running sum of the profiler's allocator events, which sees kernel scratch that a tensor census misses; on a GPU it is
-the allocator's own peak. Inputs exist before the call and count for neither side. The resident set is a check only:
-freed heap is reused, and below tens of megabytes it shows nothing. A module that runs outside PyTorch keeps bytes that
-neither count can see; it says them itself, through `outside_memory`, and the measurement carries how they were found.
+the allocator's own peak. Inputs exist before the call and count for neither side. What the whole process takes is a
+check only, in `process_memory`. A module that runs outside PyTorch keeps bytes that neither count can see; it says them
+itself, through `outside_memory`, and the measurement carries how they were found.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import resource
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -199,12 +197,6 @@ def allocated_peak(work: Callable[[], object]) -> int:
         running += nbytes
         peak = max(peak, running)
     return peak
-
-
-def resident_peak_bytes() -> int:
-    """The process's own peak resident set since it started, a check only."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _cuda_peaks(case: Case, model: nn.Module, inputs: Any) -> tuple[int, int]:

@@ -13,18 +13,20 @@ from collections.abc import Callable
 from typing import Any
 
 from hybrid_core.errors import InvalidInput, MeasurementFailed
-from hybrid_core.measurement import guards, latency, memory
+from hybrid_core.measurement import guards, latency, memory, roofline
 from hybrid_core.measurement.case import Case
 from hybrid_core.measurement.checking import check_correctness
-from hybrid_core.measurement.compiling import compile_warnings, read_counts
+from hybrid_core.measurement.compiling import read_counts
 from hybrid_core.measurement.conditions import refuse_unstable
 from hybrid_core.measurement.contest import Change, Contest, refuse, refuse_bad_baseline
 from hybrid_core.measurement.environment import load_facts, read_environment, read_load
-from hybrid_core.measurement.nested import clone_tensors
+from hybrid_core.measurement.memory_pass import measure_memory
+from hybrid_core.measurement.process_memory import open_process_memory, resident_peak_bytes, watched
 from hybrid_core.measurement.process_state import process_state
 from hybrid_core.measurement.quality import QualityResult, measure_quality
 from hybrid_core.measurement.statistics import median_of_blocks, ratio_of_pairs
 from hybrid_core.measurement.telemetry import open_telemetry
+from hybrid_core.measurement.timed_checks import check_race
 from hybrid_core.records import Estimate, MeasureLimits, Measurement, Outcome, Quality
 
 PHASES = ("build", "transform", "compile", "correctness", "warmup", "timing", "memory", "quality")
@@ -61,6 +63,7 @@ def _run_phases(
     race = _race(contest, baseline_clock)
     repeats, warnings = latency.warm_up(race, limits, calls)
     contest.warnings.extend(warnings)
+    contest.warm_counts = read_counts()
     enter("timing")
     load = read_load()
     timing = latency.take_pairs(race, limits, repeats, case.seed)
@@ -68,10 +71,11 @@ def _run_phases(
     if contest.changes:  # of the untouched model against itself the width is the answer
         refuse_unstable(timing.conditions, timing.pairs_ms, limits, case.seed)
     contest.warnings.extend(timing.warnings)
-    contest.warnings.extend(compile_warnings(contest.first_counts, read_counts().since(contest.counts)))
+    checked = check_race(contest, timing)
     environment = _environment(contest, race, timing, load_facts(load, load_after))
+    environment |= checked
     enter("memory")
-    baseline_memory, candidate_memory = _measure_memory(contest)
+    baseline_memory, candidate_memory, environment["memory"] = measure_memory(contest)
     enter("quality")
     judged = _measure_quality(contest)
     environment["quality"] = judged.facts
@@ -99,9 +103,10 @@ def prepare_untouched(case: Case, limits: MeasureLimits) -> latency.Race:
 def _prepare(contest: Contest, enter: Callable[[str], None]) -> int:
     """The phases before the clock; returns how many calls they made."""
     enter("transform")
-    transform_s = _transform(contest)
-    enter("compile")
-    _first_call(contest, transform_s)
+    with contest.watched() as contest.cold["candidate"]:
+        transform_s = _transform(contest)
+        enter("compile")
+        _first_call(contest, transform_s)
     enter("correctness")
     return check_correctness(contest)
 
@@ -112,15 +117,20 @@ def _build(case: Case, change: Change, limits: MeasureLimits, example: Any, cens
     fault = guards.training_fault(baseline)
     if fault:
         raise InvalidInput(f"{fault}, where outputs differ from call to call; call model.eval() first")
-    seconds, output = latency.time_first_call(case, baseline, example)
+    ask_process = open_process_memory(case.device)
+    with watched(case.device, ask_process) as cold:
+        seconds, output = latency.time_first_call(case, baseline, example)
     refuse_bad_baseline(output)
     del output
+    # Before any code of the candidate runs, and before the census: counting may fill a cache of the model.
+    line = roofline.read_roofline(case, baseline)
     after = census | memory.live_storages()
     held = memory.held_bytes(baseline, census, after)
     parts = guards.fingerprint(baseline)
     contest = Contest(
         case, change, limits, baseline, parts, held, seconds, after, read_counts(), candidate=case.build_model()
     )
+    contest.roofline, contest.ask_process, contest.cold["baseline"] = line, ask_process, cold
     contest.private = guards.own_storages(baseline, shared_with=contest.candidate)
     contest.state = process_state(with_random=False)
     return contest
@@ -144,7 +154,7 @@ def _first_call(contest: Contest, transform_s: float) -> None:
     inputs = contest.case.fresh_inputs(contest.case.generator("compile"))
     seconds, _ = latency.time_first_call(contest.case, contest.candidate, inputs)
     contest.first_call_s = seconds + (transform_s if compiled_early else 0.0)
-    contest.preparation_s = seconds + transform_s
+    contest.call_s, contest.preparation_s = seconds, seconds + transform_s
     contest.first_counts = read_counts().since(contest.counts)
     contest.counts = read_counts()
     contest.refuse_changed_settings("compile")
@@ -192,17 +202,6 @@ def _environment(contest: Contest, race: latency.Race, timing: latency.Timing, l
     }
 
 
-def _measure_memory(contest: Contest) -> tuple[memory.MemoryUse, memory.MemoryUse]:
-    after = memory.live_storages(ignore=contest.case.makers.kept())
-    held = memory.held_bytes(contest.candidate, contest.census, after)
-    inputs = contest.case.fresh_inputs(contest.case.generator("memory"))
-    baseline = memory.live_peak_bytes(contest.case, contest.baseline, clone_tensors(inputs))
-    candidate = memory.live_peak_bytes(contest.case, contest.candidate, clone_tensors(inputs))
-    use, warnings = memory.add_outside(contest.candidate, memory.MemoryUse(held, *candidate))
-    contest.warnings.extend(warnings)
-    return memory.MemoryUse(contest.baseline_held, *baseline), use
-
-
 def _measure_quality(contest: Contest) -> QualityResult:
     limits = contest.limits
     judged = measure_quality(
@@ -241,7 +240,7 @@ def _measurement(
         baseline_peak_bytes=baseline_memory.peak,
         weight_bytes=candidate_memory.weights,
         baseline_weight_bytes=baseline_memory.weights,
-        resident_bytes=memory.resident_peak_bytes(),
+        resident_bytes=resident_peak_bytes(),
         first_call_s=contest.first_call_s,
         baseline_first_call_s=contest.baseline_first_call_s,
         # Where nothing was changed there is no preparation that could pay for itself.

@@ -62,6 +62,11 @@ class ResidentSet:
 RESIDENT = ResidentSet()
 
 
+def resident_peak_bytes() -> int:
+    """Bytes of the process resident at most since it started: interpreter, libraries and both models."""
+    return RESIDENT.peak()
+
+
 @dataclass
 class Stretch:
     """Peaks of one stretch of work, each in bytes over what there was before; unknown ones are None."""

@@ -9,6 +9,8 @@ beat what the device is said to reach, its rate is the ceiling. Source: see `cei
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -78,10 +80,21 @@ class Verdict:
     warning: str = ""
 
 
-def read_roofline(case: Case, baseline: nn.Module, known: Roofline | None = None) -> Roofline:
-    """What an earlier process of the run found, or measured now; to be called before any candidate exists."""
-    if known is not None and known.fits(case):
-        return known
+# What an earlier process of the same run measured for the same subject, where one did.
+_taken_over: list[Roofline] = []
+
+
+def take_over(text: str) -> None:
+    """Use the JSON of an earlier process of this run; a text that is no such thing is measured anew instead."""
+    _taken_over.clear()
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        _taken_over.append(Roofline.from_json(json.loads(text)))
+
+
+def read_roofline(case: Case, baseline: nn.Module) -> Roofline:
+    """What was taken over, or is measured now; to be called before any code of a candidate runs."""
+    if _taken_over and _taken_over[0].fits(case):
+        return _taken_over[0]
     inputs = case.fresh_inputs(case.generator("work"))
     return Roofline(count_work(case, baseline, inputs), ceilings_of(case.device, torch.get_num_threads()))
 

@@ -9,7 +9,7 @@ from torch import nn
 from hybrid_core.evaluation import case_from_module
 from hybrid_core.measurement import ceilings, roofline
 from hybrid_core.measurement.ceilings import Ceilings, measure_ceilings
-from hybrid_core.measurement.roofline import ALLOWANCE, Roofline, inputs_repeat, judge, read_roofline
+from hybrid_core.measurement.roofline import ALLOWANCE, Roofline, inputs_repeat, judge, read_roofline, take_over
 from hybrid_core.measurement.work import Work
 
 GFLOPS, GBYTES = 1e9, 1e9
@@ -22,6 +22,8 @@ LINE = Roofline(WORK, CEILINGS)
 @pytest.fixture(autouse=True)
 def one_core(monkeypatch):
     monkeypatch.setattr(roofline.os, "sched_getaffinity", lambda pid: {0}, raising=False)
+    yield
+    take_over("")
 
 
 def never():
@@ -91,10 +93,19 @@ def test_what_was_handed_over_is_used_for_the_same_device_and_threads_only(monke
     measured = []
     monkeypatch.setattr(roofline, "ceilings_of", lambda device, threads: measured.append(threads) or CEILINGS)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert read_roofline(case, case.build_model(), LINE) is LINE and measured == []
+    take_over(json.dumps(LINE.to_json()))
+    assert read_roofline(case, case.build_model()) == LINE and measured == []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    found = read_roofline(case, case.build_model(), LINE)
+    found = read_roofline(case, case.build_model())
     assert measured == [3] and found.work.needed_flops == 2 * 2 * 4 * 4
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", json.dumps({"work": {}, "ceilings": {}})])
+def test_a_text_that_is_no_roofline_is_measured_anew(monkeypatch, text):
+    monkeypatch.setattr(roofline, "ceilings_of", lambda device, threads: CEILINGS)
+    case = case_from_module(nn.Linear(4, 4).eval(), (torch.randn(2, 4),))
+    take_over(text)
+    assert read_roofline(case, case.build_model()).work.needed_flops == 2 * 2 * 4 * 4
 
 
 def test_a_roofline_survives_json():

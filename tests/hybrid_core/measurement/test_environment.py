@@ -140,9 +140,9 @@ def test_a_gpu_whose_library_is_missing_is_measured_with_a_warning(monkeypatch):
 
 def test_compile_counters_become_warnings_only_when_something_happened():
     quiet = compiling.CompileCounts()
-    assert compiling.compile_warnings(quiet, quiet) == ()
+    assert compiling.compile_warnings(quiet, quiet, quiet) == ()
     first = compiling.CompileCounts(graphs=3, breaks=2, reasons=("data dependent branch\nlong story",))
-    warnings = compiling.compile_warnings(first, compiling.CompileCounts(graphs=1))
+    warnings = compiling.compile_warnings(first, quiet, compiling.CompileCounts(graphs=1))
     assert "2 graph breaks, 3 graphs, for example: data dependent branch" in warnings[0]
     assert "recompiled 1 graphs" in warnings[1]
 

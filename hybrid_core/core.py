@@ -76,6 +76,7 @@ class HybridOptimizationCore:
             measured.measure,
             lambda kind, data: events.append((kind, data)),
             history=[row for row in self._rows if row.family == measured.run.model],
+            in_processes=False,
         )
         self._remember(measured, events)
         result = describe(found, measured.trials, skipped_settings(space, found, measured.trials, events))

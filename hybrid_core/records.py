@@ -51,11 +51,12 @@ TERMINAL_STATES = (RunState.FINISHED, RunState.CANCELLED, RunState.FAILED)
 
 
 class Purpose(StrEnum):
-    """Why a trial was measured: the A/A baseline, the search, or the final race whose numbers are published."""
+    """Why a trial was measured: the A/A baseline, the search, the final race whose numbers are published, or again."""
 
     BASELINE = "baseline"
     SEARCH = "search"
     FINAL = "final"
+    REPEAT = "repeat"
 
 
 class Verdict(StrEnum):
@@ -135,6 +136,15 @@ class Recipe:
         if key == BASELINE_KEY:
             return cls()
         return cls.from_dict(dict(part.split("=", 1) for part in key.split("+")))
+
+
+def trial_name(run_id: str, purpose: Purpose, recipe: Recipe, round_number: int = 0) -> str:
+    """The id of a trial; where several processes make one trial, each of them has a number of its own.
+
+    >>> trial_name("r1", Purpose.FINAL, Recipe()), trial_name("r1", Purpose.FINAL, Recipe(), 2)
+    ('r1:final:baseline', 'r1:final.2:baseline')
+    """
+    return f"{run_id}:{purpose}{f'.{round_number}' if round_number else ''}:{recipe.key}"
 
 
 @dataclass(frozen=True)

@@ -170,14 +170,26 @@ _DEVICES = (
 )
 
 # One row per run and recipe; the final race counts where there was one, because those numbers were published.
+# Repetitions do not count: nothing becomes more likely to be proposed because somebody checked it twice.
 _HISTORY = (
     "select t.recipe_key, r.model, r.family, r.workload, r.device, t.outcome, "
     + _interval("t.", "speed", "memory", "accuracy")
-    + " from trials t join runs r on r.run_id = t.run_id where t.recipe_key <> 'baseline' "
+    + " from trials t join runs r on r.run_id = t.run_id where t.recipe_key <> 'baseline' and t.purpose <> 'repeat' "
     "and ($family = '' or r.family = $family) and ($model = '' or r.model = $model) "
     "and ($workload = '' or r.workload = $workload) and ($device = '' or r.device = $device) "
     "qualify row_number() over (partition by t.run_id, t.recipe_key order by t.purpose = 'final' desc, "
     "t.attempt desc, t.seq desc) = 1 order by r.created_at desc, t.run_id desc, t.recipe_key limit 5000"
+)
+
+# What tells how far processes differ: the untouched model against itself, and finals of several processes.
+_NOISE = (
+    "select t.trial_id, t.run_id, t.recipe_key, t.purpose, r.model, r.workload_label, r.threads, t.started_at, "
+    "coalesce(t.measurement_json ->> '$.environment.gpu', t.measurement_json ->> '$.environment.cpu_model', '') "
+    "as processor, json_extract(t.measurement_json, '$.environment.rounds')::varchar as rounds_json, "
+    + _interval("t.", "speed")
+    + " from trials t join runs r on r.run_id = t.run_id where r.device = $device and t.started_at >= $since "
+    "and t.outcome = 'ok' and (t.purpose = 'final' or t.recipe_key = 'baseline') "
+    "order by t.started_at desc, t.trial_id limit $limit"
 )
 
 _SYNERGIES = (
@@ -238,6 +250,10 @@ NAMED: dict[str, NamedQuery] = {
     ),
     "devices": NamedQuery(_DEVICES),
     "history": NamedQuery(_HISTORY, {name: Parameter(str, "") for name in ("family", "model", "workload", "device")}),
+    "noise": NamedQuery(
+        _NOISE,
+        {"device": Parameter(str), "since": Parameter(float, high=2.0**40), "limit": Parameter(int, 200, 1)},
+    ),
     "synergies": NamedQuery(
         _SYNERGIES,
         {**{name: Parameter(str, "") for name in ("run_id", "model", "device")}, "limit": Parameter(int, 500, 1)},

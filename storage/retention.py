@@ -15,7 +15,7 @@ from storage.spool import parse_spool_name
 
 BUCKET_S = 10.0
 # What only mattered while somebody watched.
-COMMENTARY_KINDS = ("progress", "phase", "trial_started")
+COMMENTARY_KINDS = ("progress", "phase", "trial_started", "round_started")
 
 
 @dataclass(frozen=True)

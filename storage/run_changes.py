@@ -15,7 +15,7 @@ import duckdb
 from hybrid_core.records import TERMINAL_STATES, Recipe
 from storage.rows import ask_one
 from storage.runs import beat, end_run, insert_run, run_values, to_text
-from storage.spool import SpoolRecord
+from storage.spool import TRIAL_KINDS, SpoolRecord
 from storage.trial_rows import clean
 
 _ESTIMATES = tuple(name + end for name in ("fitness", "speed", "memory", "accuracy") for end in ("", "_low", "_high"))
@@ -124,7 +124,7 @@ def _beat_all(cursor: duckdb.DuckDBPyConnection, records: Sequence[SpoolRecord])
         _, trial, phase = seen.get((record.run_id, record.attempt), (0.0, None, None))
         if "trial_id" in record.data:
             trial, phase = str(record.data["trial_id"]), str(record.data.get("phase") or "")
-        elif record.kind == "trial_finished":
+        elif record.kind in TRIAL_KINDS:
             trial, phase = "", ""
         seen[record.run_id, record.attempt] = (record.time, trial, phase)
     for (run_id, attempt), (time, trial, phase) in seen.items():

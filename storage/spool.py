@@ -20,7 +20,9 @@ from hybrid_core.errors import HybridError, InvalidInput
 from hybrid_core.records import Trial, to_json
 
 # These are on the disk, not only in its cache, when `write` returns: they cannot be computed again cheaply.
-DURABLE_KINDS = ("run_started", "trial_finished", "run_finished")
+DURABLE_KINDS = ("run_started", "trial_finished", "round_finished", "run_finished")
+# These hold a trial; a round is one of the processes that together make one, and has a name of its own.
+TRIAL_KINDS = ("trial_finished", "round_finished")
 CHUNK_BYTES = 8 * 2**20
 _FILE_NAME = re.compile(r"(?P<run_id>[A-Za-z0-9_-]{1,64})\.(?P<attempt>[0-9]{1,6})\.jsonl")
 _FIELDS: dict[str, Any] = {
@@ -226,14 +228,14 @@ def read_complete_lines(path: Path, offset: int, max_bytes: int = CHUNK_BYTES) -
 
 
 def replay_trials(spool_dir: Path, run_id: str) -> list[Trial]:
-    """The trials that earlier attempts of a run finished, in the order measured, each once.
+    """The trials and rounds that earlier attempts of a run finished, in the order measured, each once.
 
     A process that takes over a run answers these from the file instead of measuring them again.
     """
     found: dict[str, Trial] = {}
     for attempt in attempts_of(Path(spool_dir), run_id):
         for record in read_all(spool_path(Path(spool_dir), run_id, attempt)):
-            if record.kind == "trial_finished":
+            if record.kind in TRIAL_KINDS:
                 try:
                     trial = Trial.from_json(record.data["trial"])
                 except (KeyError, TypeError, ValueError):

@@ -12,7 +12,7 @@ from typing import Any
 
 from hybrid_core.records import Estimate, Measurement, Trial
 from storage.runs import to_text
-from storage.spool import SpoolRecord
+from storage.spool import TRIAL_KINDS, SpoolRecord
 
 # Kept once, in the trial's own row.
 _ONLY_IN_TRIAL_ROW = ("pairs_ms", "environment")
@@ -54,7 +54,7 @@ def trial_row(record: SpoolRecord) -> dict[str, Any]:
 
 def event_row(record: SpoolRecord) -> dict[str, Any]:
     """The row of any record in the table of events."""
-    data = without_raw_samples(record.data) if record.kind == "trial_finished" else record.data
+    data = without_raw_samples(record.data) if record.kind in TRIAL_KINDS else record.data
     return {
         "run_id": record.run_id,
         "attempt": record.attempt,
@@ -66,7 +66,7 @@ def event_row(record: SpoolRecord) -> dict[str, Any]:
 
 
 def without_raw_samples(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The data of a `trial_finished` event less what only the trial's row keeps."""
+    """The data of such an event less what only the trial's row keeps; a round's samples are in its trial's."""
     trial = data.get("trial")
     if not isinstance(trial, Mapping) or not isinstance(trial.get("measurement"), Mapping):
         return dict(data)

@@ -25,9 +25,10 @@ EXIT_SPOOL_FAILED, EXIT_OTHER_ATTEMPT_ALIVE = 4, 5
 
 @dataclass(frozen=True)
 class RunOrder:
-    """One attempt of one run; `history` and `conflicts` hold rows of the queries of those names.
+    """One attempt of one run; `history`, `conflicts` and `noise` hold rows of the queries of those names.
 
-    An empty `survey_command` means that every setting is tried without asking first.
+    An empty `survey_command` means that every setting is tried without asking first. `repeats` holds the id and the
+    stored measurement of the trial that is measured again instead of searching.
     """
 
     run_id: str
@@ -39,7 +40,9 @@ class RunOrder:
     measure_command: tuple[str, ...]
     history: tuple[Mapping[str, Any], ...] = ()
     conflicts: tuple[Mapping[str, Any], ...] = ()
+    noise: tuple[Mapping[str, Any], ...] = ()
     survey_command: tuple[str, ...] = ()
+    repeats: Mapping[str, Any] | None = None
 
     @property
     def paths(self) -> DataPaths:
@@ -79,6 +82,7 @@ class RunOrder:
                 "survey_command": tuple(data["survey_command"]),
                 "history": tuple(data["history"]),
                 "conflicts": tuple(data["conflicts"]),
+                "noise": tuple(data["noise"]),
             }
         )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import json
 import logging
 import os
 import sys
@@ -18,13 +19,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import psutil
+
 from hybrid_core.errors import HybridError
-from hybrid_core.records import MeasureLimits, MeasureRequest, Purpose, Recipe, Step, Trial
+from hybrid_core.records import MeasureLimits, MeasureRequest, Purpose, Recipe, Step, Trial, trial_name
 from hybrid_core.search.hints import KnownConflict, Surveyed
 from storage.spool import SpoolWriteFailed, SpoolWriter
 from workers.engines.local import LocalEngine
 from workers.engines.survey import run_survey
 from workers.orders import EXIT_OTHER_ATTEMPT_ALIVE, EXIT_SPOOL_FAILED, RunOrder, run_folder
+from workers.repeating import repeating
 from workers.run_report import Replay, RunOver, RunReport
 from workers.run_watch import RunWatch, remove_scratch
 
@@ -40,6 +44,7 @@ class Plan(NamedTuple):
     search: Callable[..., Any]
     versions: str = ""
     start_variables: Callable[[Recipe], Mapping[str, str]] = lambda recipe: {}
+    processor: str = ""
 
 
 def main(arguments: Sequence[str] | None = None, plan: Callable[[RunOrder], Plan] | None = None) -> int:
@@ -62,13 +67,14 @@ def main(arguments: Sequence[str] | None = None, plan: Callable[[RunOrder], Plan
 
 def plan_from_registry(order: RunOrder) -> Plan:
     """The real search over the strategies this machine can do; imports torch, therefore late."""
-    from hybrid_core.measurement.machine import versions_text
+    from hybrid_core.measurement.machine import processor_name, versions_text
     from hybrid_core.recipes import start_variables
     from hybrid_core.search.loop import run_search
     from hybrid_core.search.space import Space
 
     space = Space.from_registry(order.config.options, order.subject.device)
-    return Plan(space, dict(space.to_json()), run_search, versions_text(), start_variables)
+    processor = processor_name(order.subject.device)
+    return Plan(space, dict(space.to_json()), run_search, versions_text(), start_variables, processor)
 
 
 class Measurer:
@@ -78,9 +84,9 @@ class Measurer:
         self._order, self._engine, self._report, self._replay = order, engine, report, replay
         self.start_variables: Callable[[Recipe], Mapping[str, str]] = lambda recipe: {}
 
-    def __call__(self, recipe: Recipe, purpose: Purpose, limits: MeasureLimits) -> Trial:
+    def __call__(self, recipe: Recipe, purpose: Purpose, limits: MeasureLimits, round_number: int = 0) -> Trial:
         """Measure one recipe, or remember it."""
-        trial_id = f"{self._order.run_id}:{purpose}:{recipe.key}"
+        trial_id = trial_name(self._order.run_id, purpose, recipe, round_number)
         known = self._replay.trials.get(trial_id)
         if known is not None:
             return known
@@ -139,11 +145,13 @@ def _search(
     survey: Surveyor | None,
     report: RunReport,
 ) -> None:
-    space, space_facts, search, versions, measure.start_variables = plan(order)
+    space, space_facts, search, versions, measure.start_variables, processor = plan(order)
     facts = {"config": order.config, "subject": order.subject, "family": order.family, "space": space_facts}
     facts["versions"] = versions
     conflicts = [KnownConflict.from_row(row) for row in order.conflicts if row["versions"] == versions]
+    noise = [row for row in order.noise if row["processor"] == processor and row["threads"] == order.subject.threads]
     report.started(facts)
+    search = search if order.repeats is None else repeating(order.repeats)
     result = search(
         order.config,
         space,
@@ -154,11 +162,13 @@ def _search(
         family=order.family,
         survey=survey,
         conflicts=conflicts,
+        noise=_noise(noise),
+        start_s=time.time() - psutil.Process().create_time(),
     )
     if result.failed:
         report.finish("failed", result.stop_reason)
         return
-    winner = {"recipe": result.winner, "key": result.winner.key}
+    winner = {"recipe": result.winner, "key": result.winner.key} if result.winner is not None else None
     report.finish("finished", result.sentence, {"winner": winner, "stop_reason": result.stop_reason})
 
 
@@ -166,6 +176,12 @@ def _history(order: RunOrder) -> tuple[Any, ...]:
     from hybrid_core.adaptive.history import HistoryRow
 
     return tuple(HistoryRow.from_row(row) for row in order.history)
+
+
+def _noise(rows: Sequence[Mapping[str, Any]]) -> Any:
+    from hybrid_core.search.noise import Noise
+
+    return Noise([{**row, "rounds": json.loads(row["rounds_json"] or "[]")} for row in rows])
 
 
 def _take_run_lock(order: RunOrder) -> IO[bytes] | None:

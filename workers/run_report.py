@@ -49,9 +49,9 @@ class Replay:
 
     def was_told(self, kind: str, data: Mapping[str, Any]) -> bool:
         """Whether an earlier attempt has written this event; a counted kind is used up by asking."""
-        if kind == "trial_started":
+        if kind in ("trial_started", "round_started"):
             return data.get("trial_id") in self.trials
-        if kind == "trial_finished":
+        if kind in ("trial_finished", "round_finished"):
             trial = data["trial"]
             return (trial.trial_id if isinstance(trial, Trial) else trial["trial_id"]) in self.trials
         if self._told[kind] > 0:

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -27,9 +26,9 @@ from hybrid_core.config import RunConfig
 from hybrid_core.errors import HybridError
 from hybrid_core.records import RunState, Subject
 from storage.connection import Database
-from storage.queries import run_query
 from storage.runs import OpenRun, active_leases, mark_running, mark_terminal, open_runs
 from storage.spool import attempts_of
+from workers.earlier import rows_for
 from workers.engines.containment import kill_group
 from workers.orders import (
     EXIT_OTHER_ATTEMPT_ALIVE,
@@ -42,13 +41,13 @@ from workers.orders import (
     run_environment,
 )
 from workers.paths import PROJECT_ROOT, DataPaths
+from workers.repeated import stored_trial
 from workers.run_watch import remove_scratch
 
 log = logging.getLogger("supervisor")
 MAX_ATTEMPTS = 2
 CANCEL_GRACE_S = 5.0
 STALE_AFTER_S = 60.0
-HISTORY_ROWS = 2000
 
 
 @dataclass(frozen=True)
@@ -232,10 +231,6 @@ class Supervisor:
 
     def _order(self, run: OpenRun, attempt: int) -> RunOrder:
         config = RunConfig.from_json(run.config)
-        rows: list[dict[str, Any]] = []
-        known = run_query(self._db, "conflicts", {"family": run.family, "device": str(run.subject["device"])})
-        if config.options.enable_adaptive_hybrid:
-            rows = run_query(self._db, "history", {"family": run.family}).slice(0, HISTORY_ROWS).to_pylist()
         return RunOrder(
             run_id=run.run_id,
             attempt=attempt,
@@ -245,8 +240,8 @@ class Supervisor:
             family=run.family,
             measure_command=self._programs.measure,
             survey_command=self._programs.survey,
-            history=tuple(rows),
-            conflicts=tuple(row for row in known.to_pylist() if row["run_id"] != run.run_id),  # as in its 1st attempt
+            repeats=stored_trial(self._db, config.repeats) if config.repeats else None,
+            **rows_for(self._db, run, config),
         )
 
     def _spawn(self, order: RunOrder) -> tuple[subprocess.Popen[bytes], int]:

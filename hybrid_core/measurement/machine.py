@@ -36,6 +36,12 @@ def describe_versions() -> dict[str, Any]:
     }
 
 
+def processor_name(device: str) -> str:
+    """What computes on this device, named as in the environment of a measurement; empty where the system has no name."""
+    cards = [card["title"] for card in describe_gpus() if device in (card["id"], card["uuid"])]
+    return str((cards or [cpu_model(read_text("/proc/cpuinfo")) or platform.processor()])[0])
+
+
 def versions_text() -> str:
     """What a failure holds for, as one comparable line: processor, libraries, and this project's own strategies.
 
@@ -45,7 +51,7 @@ def versions_text() -> str:
     own = hashlib.sha256()
     for path in sorted(strategies.rglob("*.py")):
         own.update(path.read_bytes())
-    facts = [cpu_model(read_text("/proc/cpuinfo")) or platform.processor() or "unknown processor"]
+    facts = [processor_name("cpu") or "unknown processor"]
     facts += [f"torch {torch.__version__}"]
     for name in RECIPE_LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -7,25 +7,38 @@ cost) is done here in one place, so that no trial can be run without being told 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from hybrid_core.config import RunConfig
 from hybrid_core.fitness import verdicts_of
-from hybrid_core.records import MeasureLimits, Outcome, Purpose, Recipe, Trial, to_json
+from hybrid_core.records import MeasureLimits, Outcome, Purpose, Recipe, Trial, to_json, trial_name
+from hybrid_core.search.account import Account
 from hybrid_core.search.book import TrialBook
 from hybrid_core.search.costs import Budget, CostModel, limits_for, survey_limit_s
 from hybrid_core.search.final import choose_finalists
 from hybrid_core.search.hints import KnownConflict, Survey
+from hybrid_core.search.merging import merge_rounds
+from hybrid_core.search.noise import Noise
 from hybrid_core.search.space import Space
 from hybrid_core.synergy import synergies
 
-Measure = Callable[[Recipe, Purpose, MeasureLimits], Trial]
+
+class Measure(Protocol):
+    """Measures one recipe; `round_number` tells apart the processes that together make one trial, 0 is none of them."""
+
+    def __call__(self, recipe: Recipe, purpose: Purpose, limits: MeasureLimits, round_number: int = 0) -> Trial:
+        """The trial, failed or not."""
+
+
 Emit = Callable[[str, dict[str, Any]], None]
 # The untouched model gets at least this long: without it there is no run at all.
 _LEAST_BASELINE_S = 60.0
 # The single settings may use this share of the budget before pairs of the good ones have their turn.
 OPENING_SHARE = 0.5
+# Each finalist is measured in this many processes, or in two where those would take more of the budget than its share.
+ROUNDS = 3
+RACE_SHARE = 0.5
 # Below this many settings asking first costs as much as trying.
 FEWEST_TO_SURVEY = 3
 
@@ -41,17 +54,24 @@ class Bench:
         emit: Emit,
         run_id: str = "",
         clock: Callable[[], float] = time.monotonic,
+        noise: Noise | None = None,
+        account: Account | None = None,
+        in_processes: bool = True,
     ) -> None:
+        """`in_processes` says that every call of `measure` is a fresh process, so that calling again tells more."""
         self.config, self.options, self.space = config, config.options, space
         self._measure, self.emit, self._run_id, self._clock = measure, emit, run_id, clock
         self.budget = Budget(config.budget_s, clock)
         self.costs = CostModel(space)
-        self.book = TrialBook(config.options)
+        self.book = TrialBook(config.options, noise)
+        self.account, self.in_processes = account or Account(), in_processes
+        self.rounds, self.measured = ROUNDS if in_processes else 1, 0
         self.iteration = 0
         self.queue: list[Recipe] = []
         self._most_steps = len(space.settings) if config.options.enable_ensemble_optimization else 1
         self._leader: Recipe | None = None
         self._skipped: set[str] = set()
+        self._answered = 0
 
     def is_open(self, recipe: Recipe) -> bool:
         """True when the recipe was not measured in this run and is not known to fail."""
@@ -72,17 +92,25 @@ class Bench:
     def reserve_s(self, candidate: Recipe) -> float:
         """Seconds to keep for the final race if this candidate enters it.
 
-        The candidate alone while nothing else could enter, else also the leader and the untouched model.
+        The candidate alone while nothing else could enter, else also the leader and the untouched model; in as many
+        processes as leave the search its share.
         """
         entrants = {candidate.key: candidate}
         if self._leader is not None:
             entrants |= {self._leader.key: self._leader, Recipe().key: Recipe()}
-        return sum(self.expected_final_s(recipe) for recipe in entrants.values())
+        recipes = list(entrants.values())
+        rounds = self.affordable_rounds(recipes, RACE_SHARE * self.config.budget_s)
+        return rounds * self.expected_round_s(recipes, rounds)
 
-    def expected_final_s(self, recipe: Recipe) -> float:
-        """Expected seconds of one trial of the final race."""
+    def expected_round_s(self, recipes: Sequence[Recipe], rounds: int) -> float:
+        """Expected seconds of measuring each of the recipes in one of `rounds` processes of the final race."""
         search_limits = limits_for(self.config.budget_s, Purpose.SEARCH, 0.0)
-        return self.costs.expected_final_s(recipe, search_limits)
+        return sum(self.costs.expected_round_s(recipe, search_limits, rounds) for recipe in recipes)
+
+    def affordable_rounds(self, recipes: Sequence[Recipe], available_s: float) -> int:
+        """In how many processes each of the recipes can be measured in this time; at least one."""
+        wanted = (ROUNDS, 2) if self.in_processes else ()
+        return next((n for n in wanted if n * self.expected_round_s(recipes, n) <= available_s), 1)
 
     def skip(self, key: str, reason: str) -> None:
         """Say once why something is not tried."""
@@ -98,30 +126,58 @@ class Bench:
             f"{self.reserve_s(recipe):.0f} s are kept for the final race; allow a larger budget to try it",
         )
 
-    def run(self, recipe: Recipe, purpose: Purpose, sentence: str) -> Trial:
-        """Measure one recipe and tell everything about it."""
-        is_final = purpose is Purpose.FINAL
-        expected_s = self.expected_final_s(recipe) if is_final else self.costs.expected_s(recipe)
-        limits = limits_for(self.config.budget_s, purpose, self._available_s(recipe, purpose))
-        self.tell_progress(purpose.value, sentence, expected_s)
-        self.emit(
-            "trial_started",
-            {
-                "trial_id": f"{self._run_id}:{purpose}:{recipe.key}",
-                "recipe": to_json(recipe),
-                "key": recipe.key,
-                "purpose": str(purpose),
-                "iteration": self.iteration,
-                "expected_s": expected_s,
-            },
-        )
-        started_s = self._clock()
-        trial = self._measure(recipe, purpose, limits)
-        self.budget.charge(trial.seconds, self._clock() - started_s)
-        if not is_final:
-            self.costs.observe(trial)
+    def run(self, recipe: Recipe, sentence: str) -> Trial:
+        """Measure one recipe of the search in one process and tell everything about it."""
+        expected_s = self.costs.expected_s(recipe)
+        self.tell_progress(Purpose.SEARCH.value, sentence, expected_s)
+        self._tell_start("trial_started", recipe, Purpose.SEARCH, expected_s)
+        trial = self.book.noise.widened(self._timed(recipe, Purpose.SEARCH))
+        self.costs.observe(trial)
         self._record(trial)
         return trial
+
+    def run_round(self, recipe: Recipe, purpose: Purpose, number: int, sentence: str) -> Trial:
+        """Measure one recipe in one of the processes that `conclude` makes a trial of."""
+        is_final = purpose is Purpose.FINAL
+        expected_s = self.expected_round_s([recipe], self.rounds) if is_final else self.costs.expected_s(recipe)
+        self.tell_progress(purpose.value, sentence, expected_s)
+        if number == 1:
+            self._tell_start("trial_started", recipe, purpose, expected_s)
+        self._tell_start("round_started", recipe, purpose, expected_s, number)
+        trial = self._timed(recipe, purpose, number)
+        if not is_final:
+            self.costs.observe(trial)
+        self.emit("round_finished", {"trial": to_json(trial), "round": number})
+        return trial
+
+    def conclude(self, recipe: Recipe, purpose: Purpose, rounds: Sequence[Trial]) -> Trial:
+        """Make one trial of all rounds of a recipe and tell it; the spread known before them counts too."""
+        name = trial_name(self._run_id, purpose, recipe)
+        trial = merge_rounds(name, rounds, self.book.noise.known)
+        self._record(trial)
+        return trial
+
+    def _timed(self, recipe: Recipe, purpose: Purpose, number: int = 0) -> Trial:
+        """Let it be measured, charge the budget and keep the account."""
+        available_s = self._available_s(recipe, purpose)
+        limits = limits_for(self.config.budget_s, purpose, available_s, self.rounds)
+        started_s = self._clock()
+        trial = self._measure(recipe, purpose, limits, number)
+        self.budget.charge(trial.seconds, self._clock() - started_s)
+        self.account.add(trial)
+        self.measured += 1
+        return trial
+
+    def _tell_start(self, kind: str, recipe: Recipe, purpose: Purpose, expected_s: float, number: int = 0) -> None:
+        data = {
+            "trial_id": trial_name(self._run_id, purpose, recipe, number),
+            "recipe": to_json(recipe),
+            "key": recipe.key,
+            "purpose": str(purpose),
+            "iteration": self.iteration,
+            "expected_s": expected_s,
+        }
+        self.emit(kind, {**data, "round": number, "rounds": self.rounds} if number else data)
 
     def rule_out(self, conflict: KnownConflict) -> None:
         """Do not try what contains these steps, and say why where the space has it."""
@@ -153,6 +209,7 @@ class Bench:
         started_s = self._clock()
         found = ask(steps, limit_s)
         self.budget.charge(found.seconds, self._clock() - started_s)
+        self.account.add_asking(found.seconds)
         self.emit("survey", found.to_event())
         share_s = found.seconds / max(1, found.answered)
         for step, reason in found.unsupported.items():
@@ -160,7 +217,7 @@ class Bench:
 
     def _record_unsupported(self, recipe: Recipe, reason: str, seconds: float) -> None:
         trial = Trial(
-            trial_id=f"{self._run_id}:{Purpose.SEARCH}:{recipe.key}",
+            trial_id=trial_name(self._run_id, Purpose.SEARCH, recipe),
             run_id=self._run_id,
             recipe=recipe,
             purpose=Purpose.SEARCH,
@@ -169,11 +226,12 @@ class Bench:
             stage="survey",
             seconds=seconds,
         )
+        self._answered += 1
         self._record(trial)
 
     def tell_progress(self, stage: str, sentence: str, current_s: float = 0.0) -> None:
         """Say where the run stands and at most how long it still takes."""
-        done = len(self.book.search) + len(self.book.finals)
+        done = self.measured + self._answered
         ahead = len(self.queue) + (1 if stage != "done" else 0)
         finals = self._finals_ahead() if stage in ("baseline", "search") else 0
         best_key, best = self.book.best()
@@ -239,17 +297,16 @@ class Bench:
         return self.budget.remaining_s - self.reserve_s(recipe)
 
     def _finals_ahead(self) -> int:
-        return 1 + (len(self.finalists()) or 1)
+        return self.rounds * (1 + (len(self.finalists()) or 1))
 
     def _remaining_s(self, stage: str, current_s: float) -> float:
         """An upper bound while searching (more rounds may follow), the expected rest in the final race."""
         if stage == "done":
             return 0.0
         is_final = stage == Purpose.FINAL
-        price: Callable[[Recipe], float] = self.expected_final_s if is_final else self.costs.expected_s
-        rest = current_s + sum(price(recipe) for recipe in self.queue)
         if is_final:
-            return rest
+            return current_s + self.expected_round_s(self.queue, self.rounds)
+        rest = current_s + sum(self.costs.expected_s(recipe) for recipe in self.queue)
         rounds_left = self.options.max_iterations - self.iteration if self.options.enable_candidate_selection else 0
         per_trial = self.costs.expected_s(Recipe())
         rest += rounds_left * self.options.num_candidates * per_trial + self._finals_ahead() * per_trial

@@ -16,6 +16,7 @@ from hybrid_core.fitness import (
     unfit_parent_reason,
 )
 from hybrid_core.records import Estimate, Measurement, Outcome, Purpose, Recipe, Step, Trial
+from hybrid_core.search.noise import Noise, estimates_of
 from hybrid_core.selection.base import ScoredCandidate
 
 # These outcomes say something about the steps themselves, so a recipe that contains them all is not worth a trial.
@@ -26,8 +27,9 @@ _BLOCKING = (Outcome.UNSUPPORTED, Outcome.WRONG, Outcome.CRASHED, Outcome.TIMEOU
 class TrialBook:
     """All trials of one run, by recipe; a recipe is searched at most once and raced at most once."""
 
-    def __init__(self, options: HybridOptimizationConfig) -> None:
-        self.options = options
+    def __init__(self, options: HybridOptimizationConfig, noise: Noise | None = None) -> None:
+        """`noise` holds what is known of the device; it learns from every baseline and final that is added."""
+        self.options, self.noise = options, noise or Noise()
         self.search: dict[str, Trial] = {}
         self.finals: dict[str, Trial] = {}
         self.noise_floors = dict.fromkeys(("speed", "memory", "accuracy"), SMALLEST_NOISE_FLOOR)
@@ -36,15 +38,26 @@ class TrialBook:
     def add(self, trial: Trial) -> str | None:
         """Remember a trial; returns the reason when it rules out every recipe that contains its steps."""
         (self.finals if trial.purpose is Purpose.FINAL else self.search)[trial.recipe.key] = trial
+        if trial.purpose is not Purpose.SEARCH:
+            self.noise.learn(trial)
         if trial.recipe.is_baseline:
             if trial.measurement is not None and trial.is_ok:
-                self.noise_floors = {k: noise_floor_of(v) for k, v in objectives_of(trial.measurement).items()}
+                self.noise_floors = self._floors(trial.measurement, trial.purpose)
             return None
         if trial.outcome not in _BLOCKING or trial.purpose is Purpose.FINAL:
             return None
         reason = f"{trial.recipe.key} was {trial.outcome}" + (f": {trial.reason}" if trial.reason else "")
         self._blocked[frozenset(trial.recipe.steps)] = reason
         return reason
+
+    def _floors(self, measured: Measurement, purpose: Purpose) -> dict[str, float]:
+        """What a difference must exceed: in speed what A/A over as many processes does here, else this A/A's interval.
+
+        A search trial is one process, however many the A/A had.
+        """
+        floors = {name: noise_floor_of(ratio) for name, ratio in objectives_of(measured).items()}
+        rounds = len(estimates_of(measured)) if purpose is Purpose.FINAL else 1
+        return floors | {"speed": self.noise.floor(rounds) or floors["speed"]}
 
     def rule_out(self, recipe: Recipe, reason: str) -> None:
         """Block every recipe that contains these steps, for a reason known before anything was measured."""

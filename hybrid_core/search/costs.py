@@ -7,6 +7,7 @@ setting whose second compile is served by a cache becomes cheap as soon as that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from hybrid_core.records import MeasureLimits, Outcome, Purpose, Recipe, Step, Trial
@@ -15,6 +16,7 @@ from hybrid_core.search.space import Space
 FINAL_HALF_WIDTH = 0.015
 # A lucky calm second makes few pairs look certain; what is published needs more of them.
 FINAL_MIN_PAIRS = 32
+_LEAST_ROUND_PAIRS = 12
 # A single outlier must not make a setting look free or unaffordable for the rest of the run.
 _LEAST_SCALE, _MOST_SCALE = 0.05, 20.0
 
@@ -59,12 +61,16 @@ class CostModel:
         """Expected seconds of a search trial."""
         return self._overhead_s + sum(self._step_s(step) for step in recipe.steps)
 
-    def expected_final_s(self, recipe: Recipe, limits: MeasureLimits) -> float:
-        """Expected seconds of a trial of the final race, which may time twice as long."""
+    def expected_round_s(self, recipe: Recipe, limits: MeasureLimits, rounds: int) -> float:
+        """Expected seconds of one of the `rounds` processes that share a final's timing.
+
+        Together they may time twice as long as a search trial, whose limits are given.
+        """
+        more = 2 / rounds - 1
         seen = self._seen.get(recipe.key)
         if seen is None:
-            return self.expected_s(recipe) + limits.max_timed_s
-        return seen.seconds + seen.phases_s.get("timing", limits.max_timed_s)
+            return self.expected_s(recipe) + more * limits.max_timed_s
+        return seen.seconds + more * seen.phases_s.get("timing", limits.max_timed_s)
 
     def observe(self, trial: Trial) -> None:
         """Learn from a finished search trial; one that failed early says nothing about a full one."""
@@ -91,19 +97,20 @@ def survey_limit_s(budget_s: float, remaining_s: float) -> float:
     return min(120.0, max(20.0, budget_s / 6), remaining_s)
 
 
-def limits_for(budget_s: float, purpose: Purpose, available_s: float) -> MeasureLimits:
+def limits_for(budget_s: float, purpose: Purpose, available_s: float, rounds: int = 1) -> MeasureLimits:
     """How long one measurement may take: a fortieth of the budget for timing, twice that in the final race.
 
     `available_s` is what this trial may use at most before the rest of the plan suffers; it bounds the hard time-outs.
+    The `rounds` processes of a final share its time and its pairs, and are together as certain as one would be.
     """
     timed = min(8.0, max(1.5, budget_s / 40))
     total = min(max(300.0, budget_s / 10), max(30.0, available_s))
     transform = min(max(180.0, budget_s / 20), total)
     if purpose is Purpose.FINAL:
         return MeasureLimits(
-            target_half_width=FINAL_HALF_WIDTH,
-            min_pairs=FINAL_MIN_PAIRS,
-            max_timed_s=2 * timed,
+            target_half_width=FINAL_HALF_WIDTH * math.sqrt(rounds),
+            min_pairs=max(_LEAST_ROUND_PAIRS, math.ceil(FINAL_MIN_PAIRS / rounds)),
+            max_timed_s=2 * timed / rounds,
             transform_timeout_s=transform,
             total_timeout_s=total,
         )

@@ -2,11 +2,13 @@
 
 The best of many noisy scores is too good to be true (winner's curse), so what the search measured only decides who is
 raced again, and the numbers of the race are the ones published. Two results that overlap are a tie, and a tie goes
-to the recipe with fewer steps: every step is something to maintain.
+to the recipe with fewer steps: every step is something to maintain. With several finalists one of them looks faster by
+chance more often than each alone would, so a gain in speed must also pass Holm's correction (Scand. J. Stat. 6, 1979).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,9 +21,12 @@ from hybrid_core.fitness import (
     objectives_of,
     verdicts_of,
 )
+from hybrid_core.measurement.rounds import detectable, log_half_width
 from hybrid_core.records import Estimate, Measurement, Recipe, Trial, Verdict
+from hybrid_core.search.noise import BETWEEN, estimates_of, usable
 
 FINALISTS = 3
+SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,9 @@ def choose_finalists(
 
 def crown(finals: Sequence[Trial], options: HybridOptimizationConfig, noise_floors: Mapping[str, float]) -> Crowned:
     """The winner among the FINAL trials, or the untouched model with the reason why nothing beat it."""
-    floor = noise_floors["speed"]
     entries = [trial for trial in finals if not trial.recipe.is_baseline]
-    refused = {trial.recipe.key: _refusal(trial, options, noise_floors, floor) for trial in entries}
+    verdicts = final_verdicts(entries, noise_floors)
+    refused = {trial.recipe.key: _refusal(trial, options, noise_floors, verdicts) for trial in entries}
     standing = [trial for trial in entries if refused[trial.recipe.key] is None]
     if not standing:
         return _untouched(finals, refused, options)
@@ -87,31 +92,70 @@ def crown(finals: Sequence[Trial], options: HybridOptimizationConfig, noise_floo
     best = max(standing, key=lambda trial: (fitness[trial.recipe.key].value, -len(trial.recipe.steps)))
     tied = [trial for trial in standing if overlap(fitness[trial.recipe.key], fitness[best.recipe.key])]
     winner = min(tied, key=lambda t: (len(t.recipe.steps), -fitness[t.recipe.key].value, t.recipe.key))
-    sentence = _praise(winner, fitness[winner.recipe.key], options)
+    sentence = _praise(winner, fitness[winner.recipe.key], options) + _resolution([winner])
     if len(tied) > 1:
         others = ", ".join(t.recipe.key for t in tied if t is not winner)
         sentence += f"; tied within the intervals with {others}: the tie went to fewer steps, then to the higher value"
-    assert winner.measurement is not None
-    verdicts = verdicts_of(winner.measurement, dict(noise_floors))
-    return Crowned(winner.recipe, sentence, winner, fitness[winner.recipe.key], verdicts)
+    key = winner.recipe.key
+    return Crowned(winner.recipe, sentence, winner, fitness[key], verdicts[key])
+
+
+def final_verdicts(entries: Sequence[Trial], noise_floors: Mapping[str, float]) -> dict[str, dict[str, Verdict]]:
+    """The verdicts of each measured finalist, where a gain that several finalists may show by chance is a tie."""
+    found = {t.recipe.key: verdicts_of(t.measurement, dict(noise_floors)) for t in entries if t.measurement is not None}
+    chances = {
+        t.recipe.key: float(t.measurement.environment[BETWEEN]["p_value"])
+        for t in entries
+        if t.measurement is not None and t.is_ok and "p_value" in t.measurement.environment.get(BETWEEN, {})
+    }
+    for key, chance in holm(chances).items():
+        if chance > SIGNIFICANCE:
+            found[key]["speed"] = Verdict.TIE
+    return found
+
+
+def holm(chances: Mapping[str, float]) -> dict[str, float]:
+    """Each p-value as it counts among the others: the smallest times their number, the next times one less.
+
+    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
+    {'a': 0.03, 'c': 0.06, 'b': 0.06}
+    """
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for number, key in enumerate(sorted(chances, key=lambda key: (chances[key], key))):
+        largest = max(largest, min(1.0, chances[key] * (len(chances) - number)))
+        adjusted[key] = largest
+    return adjusted
+
+
+def detectable_gain(finals: Sequence[Trial]) -> float | None:
+    """The smallest gain in speed that the least certain of these trials would have shown; None where none could."""
+    measured = [t.measurement for t in finals if t.is_ok and t.measurement is not None and usable(t.measurement)]
+    widths = [log_half_width(measurement.speed_improvement) for measurement in measured]
+    gain = detectable(max(widths)) if widths else math.inf
+    return gain if math.isfinite(gain) else None
 
 
 def _refusal(
-    trial: Trial, options: HybridOptimizationConfig, noise_floors: Mapping[str, float], floor: float
+    trial: Trial,
+    options: HybridOptimizationConfig,
+    noise_floors: Mapping[str, float],
+    found: Mapping[str, Mapping[str, Verdict]],
 ) -> str | None:
+    floor = noise_floors["speed"]
     reason = infeasible_reason(trial, options, floor)
     if reason is not None or trial.measurement is None:
         return reason
     fitness = fitness_of(trial.measurement, options)
     if fitness.value <= baseline_fitness(options):
         return f"fitness {fitness.value:.3f} does not exceed the untouched model's {baseline_fitness(options):.3f}"
-    verdicts = verdicts_of(trial.measurement, dict(noise_floors))
+    verdicts = found[trial.recipe.key]
     counted = [name for name, weight in active_weights(options).items() if weight > 0]
     if not any(verdicts[name] is Verdict.BETTER for name in counted):
         speed = trial.measurement.speed_improvement
         return (
             f"no difference in {' or '.join(counted)} exceeds the noise (speed {speed.value:.3f}, 95 % interval "
-            f"{speed.low:.3f} to {speed.high:.3f}, A/A noise floor {floor:.3f})"
+            f"{speed.low:.3f} to {speed.high:.3f}, A/A noise floor {floor:.3f}{_resolution([trial], ', ')})"
         )
     return None
 
@@ -138,6 +182,15 @@ def _praise(trial: Trial, fitness: Estimate, options: HybridOptimizationConfig) 
         f"{trial.recipe.key} won the final race with fitness {fitness.value:.3f} ({fitness.low:.3f} to "
         f"{fitness.high:.3f}) against {baseline_fitness(options):.3f} for the untouched model: {ratios}"
     )
+
+
+def _resolution(trials: Sequence[Trial], start: str = "; ") -> str:
+    """In how many processes, and which gain would not have been seen."""
+    gain, counts = detectable_gain(trials), [len(estimates_of(t.measurement)) for t in trials if t.measurement]
+    if gain is None:
+        return ""
+    processes = f"{max(counts)} processes" if max(counts) > 1 else "one process"
+    return f"{start}from {processes}, in which differences in speed below {gain:.1%} could not have been seen"
 
 
 def _fitness(trial: Trial, options: HybridOptimizationConfig) -> Estimate:

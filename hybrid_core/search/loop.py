@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from hybrid_core.adaptive.history import HistoryRow
 from hybrid_core.config import RunConfig
 from hybrid_core.fitness import baseline_fitness
-from hybrid_core.records import Purpose, Recipe, to_json
+from hybrid_core.records import Recipe, to_json
 from hybrid_core.search import proposals, stopping
+from hybrid_core.search.account import Account
 from hybrid_core.search.bench import Bench, Emit, Measure
-from hybrid_core.search.final import Crowned, crown
+from hybrid_core.search.final import Crowned, crown, detectable_gain
 from hybrid_core.search.hints import KnownConflict, Survey
+from hybrid_core.search.noise import Noise
+from hybrid_core.search.race import measure_untouched, race
 from hybrid_core.search.result import SearchResult, Stop
 from hybrid_core.search.space import Space
 from hybrid_core.search.starting import starting_points
@@ -55,15 +58,20 @@ def run_search(
     family: str = "",
     survey: Survey | None = None,
     conflicts: Sequence[KnownConflict] = (),
+    noise: Noise | None = None,
+    start_s: float = 0.0,
+    in_processes: bool = True,
 ) -> SearchResult:
     """Search for the best recipe within `config.budget_s` and tell everything through `emit(kind, data)`.
 
     `measure` returns a trial for every recipe, failed or not; what it raises is not caught. `run_id` only names the
     trials in "trial_started". `history` rows of the same model family give the first proposals, without any the
     original document's list for the `family` does. `survey` says which settings the model cannot have, `conflicts`
-    which steps are known to fail together: neither is tried.
+    which steps are known to fail together: neither is tried. `noise` is what the device showed earlier today, `start_s`
+    what the run used before its search. Without `in_processes` everything is measured in one process, and measuring
+    again would tell nothing about another.
     """
-    bench = Bench(config, space, measure, emit, run_id, clock)
+    bench = Bench(config, space, measure, emit, run_id, clock, noise, Account(start_s), in_processes)
     search = _Search(bench, history, should_stop, family)
     stop = search.measure_untouched() or search.heed(conflicts, survey) or search.explore()
     result = search.conclude(stop)
@@ -86,7 +94,7 @@ class _Search:
             self.bench.skip(step, reason)
         if self.should_stop():
             return stopping.cancelled()
-        trial = self.bench.run(Recipe(), Purpose.BASELINE, "measuring the untouched model against itself")
+        trial = measure_untouched(self.bench, self.should_stop)
         broken = stopping.broken_off(trial)
         why_not = self.bench.book.why_not(trial)
         if broken is not None or why_not is None:
@@ -198,7 +206,7 @@ class _Search:
             if not bench.fits(recipe):
                 bench.skip_for_cost(recipe)
                 continue
-            stop = stopping.broken_off(bench.run(recipe, Purpose.SEARCH, round_.sentence))
+            stop = stopping.broken_off(bench.run(recipe, round_.sentence))
             if stop is not None:
                 return stop
             if round_.may_pause and bench.opening_is_enough():
@@ -214,31 +222,11 @@ class _Search:
             return stopping.nothing_left(len(left), self.config.budget_s, len(self.bench.book.search) - 1)
         return stopping.at_iteration_limit(self.bench.iteration, self.options)
 
-    def race(self, finalists: Sequence[Recipe]) -> Stop | None:
-        """Measure the finalists and the untouched model again; the best and the untouched one come first."""
-        bench = self.bench
-        bench.queue = [*finalists[:1], Recipe(), *finalists[1:]]
-        is_first = True
-        while bench.queue:
-            recipe = bench.queue.pop(0)
-            if self.should_stop():
-                return stopping.cancelled()
-            # The first may start with less than it needs: a slow last candidate must not cost the whole result.
-            needed_s = 0.0 if is_first and finalists else bench.expected_final_s(recipe)
-            if bench.budget.remaining_s <= needed_s:
-                bench.skip(f"final:{recipe.key}", f"no time left to race {recipe.key} again in the final")
-                continue
-            is_first = False
-            stop = stopping.broken_off(bench.run(recipe, Purpose.FINAL, "racing the finalists again"))
-            if stop is not None:
-                return stop
-        return None
-
     def conclude(self, stop: Stop) -> SearchResult:
         """Race the finalists and crown the winner; a search that was broken off ends without one."""
         finalists = [] if stop.is_break else self.bench.finalists()
         if not stop.is_break:
-            stop = self.race(finalists) or stop
+            stop = race(self.bench, finalists, self.should_stop) or stop
         crowned = self.crowned(stop, finalists)
         book = self.bench.book
         self.bench.queue = []
@@ -262,6 +250,9 @@ class _Search:
             recommended_keys=tuple(recipe.key for recipe in self.recommended),
             elapsed_s=self.bench.budget.elapsed_s,
             failed=stop.kind == "failed",
+            noise=book.noise.to_event(),
+            detectable=detectable_gain(list(book.finals.values())),
+            cost=self.bench.account.to_event(self.bench.budget.elapsed_s),
         )
 
     def crowned(self, stop: Stop, finalists: Sequence[Recipe]) -> Crowned:

@@ -33,7 +33,8 @@ class SearchResult:
     `winner` is the empty recipe when nothing beat the untouched model; `sentence` says why it won. `winner_trial`
     is its FINAL trial (None when the final race did not reach it). `stop_reason` is a sentence, or exactly "cancelled".
     `front_keys` name the recipes within the bounds that no other dominates. `failed` is True when the untouched
-    model itself could not be measured or the device was lost.
+    model itself could not be measured or the device was lost. `noise` says how far processes differ here and on what
+    that rests, `detectable` the smallest gain in speed that the race could see, `cost` where the wall time went.
     """
 
     winner: Recipe
@@ -52,6 +53,9 @@ class SearchResult:
     recommended_keys: tuple[str, ...] = ()
     elapsed_s: float = 0.0
     failed: bool = False
+    noise: dict[str, Any] = field(default_factory=dict)
+    detectable: float | None = None
+    cost: dict[str, Any] = field(default_factory=dict)
 
     @property
     def improved(self) -> bool:
@@ -84,4 +88,7 @@ class SearchResult:
             "iterations": self.iterations,
             "elapsed_s": self.elapsed_s,
             "failed": self.failed,
+            "noise": to_json(self.noise),
+            "detectable": self.detectable,
+            "cost": to_json(self.cost),
         }

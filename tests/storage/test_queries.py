@@ -61,6 +61,10 @@ CONTRACT = {
         *spread("speed", "memory", "accuracy"),
     ],
     "workers": "run_id pid attempt state heartbeat_at current_trial current_phase started_at".split(),
+    "noise": [
+        *"trial_id run_id recipe_key purpose model workload_label threads started_at processor rounds_json".split(),
+        *spread("speed"),
+    ],
     "synergies": [
         *"run_id model family workload workload_label device ended_at recipe_key objective steps".split(),
         *spread("measured", "product", "synergy"),
@@ -185,6 +189,39 @@ def front(points: dict[str, tuple[float, ...]]) -> set[str]:
         return a != b and all(x >= y for x, y in zip(a, b, strict=True))
 
     return {name for name, p in points.items() if not any(dominates(q, p) for q in points.values())}
+
+
+def test_the_noise_of_a_device_is_told_by_its_young_baselines_and_finals(db: Database, spool_dir: Path) -> None:
+    runs = fill(db, spool_dir, range(6))
+    told = [
+        (event["data"]["trial"], rows(db, "run", run_id=run_id)[0]["device"])
+        for run_id, events in runs.items()
+        for event in events
+        if event["kind"] == "trial_finished" and event["data"]["trial"]["outcome"] == "ok"
+    ]
+    starts = sorted(trial["started_at"] for trial, _ in told)
+    since = starts[len(starts) // 2]
+    for device in {device for _, device in told}:
+        wanted = {
+            trial["trial_id"]
+            for trial, where in told
+            if where == device and trial["started_at"] >= since and (trial["purpose"] == "final" or not trial["recipe"])
+        }
+        found = rows(db, "noise", device=device, since=since)
+        assert {row["trial_id"] for row in found} == wanted
+        assert all(row["speed_low"] <= row["speed"] <= row["speed_high"] for row in found)
+
+
+def test_the_processes_of_a_final_and_its_processor_come_with_the_noise(db: Database, spool_dir: Path) -> None:
+    run_id = new_run(db)
+    events = make_run_events(run_id, seed=3)
+    data = next(e["data"] for e in events if e["kind"] == "trial_finished" and e["data"]["trial"]["purpose"] == "final")
+    rounds = [{"ratio": 1.1, "low": 1.0, "high": 1.2}, {"ratio": 1.2, "low": 1.1, "high": 1.3}]
+    data["trial"]["measurement"]["environment"] |= {"rounds": rounds, "cpu_model": "A chip"}
+    spool_events(spool_dir, run_id, events)
+    drain(db, spool_dir)
+    (row,) = [r for r in rows(db, "noise", device="cpu", since=0) if r["trial_id"] == data["trial"]["trial_id"]]
+    assert json.loads(row["rounds_json"]) == rounds and row["processor"] == "A chip"
 
 
 def test_the_leaderboard_is_the_winners_of_finished_runs_by_fitness(db: Database, spool_dir: Path) -> None:

@@ -34,7 +34,8 @@ def test_a_measured_candidate_comes_back_whole_with_our_clock(engine):
     assert trial.outcome is Outcome.OK and trial.measurement.pairs_ms == ((1.0, 2.0),)
     assert phases == ["transform", "timing"]
     assert before <= trial.started_at <= time.time() and 0 < trial.seconds <= time.time() - before
-    assert set(trial.phases_s) == {"start", "transform", "timing"}
+    assert set(trial.phases_s) == {"start", "transform", "timing", "end"}
+    assert sum(trial.phases_s.values()) == pytest.approx(trial.seconds)
 
 
 @pytest.mark.parametrize(

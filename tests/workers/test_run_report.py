@@ -1,5 +1,7 @@
 """What a run process says reaches the spool once: over a full disk, a race for the last word, and a second attempt."""
 
+from dataclasses import replace
+
 import pytest
 
 from hybrid_core.records import Outcome, Purpose, Recipe, Trial
@@ -107,6 +109,21 @@ def test_a_second_attempt_tells_only_what_the_first_did_not(tmp_path):
     third = Replay(tmp_path, "run1")
     assert [third.was_told("selection", {}) for _ in range(3)] == [True, True, False]
     assert set(third.trials) == {trial("one").trial_id, trial("two").trial_id}
+
+
+def test_the_rounds_of_a_final_are_answered_and_not_told_again_by_a_second_attempt(tmp_path):
+    first, _ = report_on(tmp_path)
+    one = replace(trial("one", Purpose.FINAL), trial_id="run1:final.1:quantization=one")
+    first.emit("round_started", {"trial_id": one.trial_id, "round": 1})
+    first.emit("round_finished", {"trial": one, "round": 1})
+    second, _ = report_on(tmp_path, attempt=2)
+    assert Replay(tmp_path, "run1").trials == {one.trial_id: one}
+    second.emit("round_started", {"trial_id": one.trial_id, "round": 1})
+    second.emit("round_finished", {"trial": one, "round": 1})
+    assert kinds(tmp_path, 2) == []
+    second.emit("round_started", {"trial_id": "run1:final.2:quantization=one", "round": 2})
+    second.emit("trial_finished", {"trial": trial("one", Purpose.FINAL)})
+    assert kinds(tmp_path, 2) == ["round_started", "trial_finished"]
 
 
 def test_the_hubs_silence_counts_from_the_last_change_seen_and_not_from_the_wall_clock(tmp_path):

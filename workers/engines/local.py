@@ -252,6 +252,7 @@ def _take_frame(frame: Any, watch: _Watch, on_phase: Callable[[str], None]) -> N
         if (trial.trial_id, trial.recipe.key) != (request.trial_id, request.recipe.key):
             raise ValueError(f"it answers {trial.trial_id!r:.80}, which nobody asked")
         watch.answer = trial
+        watch.enter("end", time.monotonic())
 
 
 def _failed_trial(watch: _Watch, code: int | None, oom_killer_was_here: bool) -> Trial:
@@ -287,8 +288,10 @@ def _signal_name(number: int) -> str:
 
 
 def _stamped(trial: Trial, wall: float, watch: _Watch) -> Trial:
-    """The trial with this side's clock: a candidate's own claim about its duration is not trusted."""
-    watch.enter("", time.monotonic())
-    return replace(
-        trial, started_at=wall, seconds=time.monotonic() - watch.started, phases_s=trial.phases_s or watch.phases_s
-    )
+    """The trial with this side's clock, whose phases add up to all its seconds.
+
+    A candidate's own claim about its duration is not trusted, and its process cannot know how long it took to start.
+    """
+    ended = time.monotonic()
+    watch.enter("", ended)
+    return replace(trial, started_at=wall, seconds=ended - watch.started, phases_s=dict(watch.phases_s))

@@ -3,7 +3,7 @@
 import itertools
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -18,6 +18,7 @@ from hybrid_core.records import (
     Recipe,
     Trial,
     to_json,
+    trial_name,
 )
 from hybrid_core.search.loop import run_search
 from hybrid_core.search.space import Space
@@ -95,8 +96,11 @@ class Landscape:
     bonus: dict = field(default_factory=dict)  # recipe key -> factor on speed
     answer: object = None  # (recipe, purpose) -> Trial or None
     now: float = 100.0
+    number: int = 0
     calls: list = field(default_factory=list)
     limits: list = field(default_factory=list)
+    rounds: list = field(default_factory=list)  # the numbers of the rounds, in the order measured
+    round_noise: float = 0.0  # how far the processes of one recipe differ
 
     def clock(self):
         return self.now
@@ -112,11 +116,14 @@ class Landscape:
         extra = sum(self.effects[step.strategy][step.setting][3] for step in recipe.steps)
         return self.overhead_s + extra + (2.0 if purpose is Purpose.FINAL else 0.0)
 
-    def measure(self, recipe: Recipe, purpose: Purpose, limits: MeasureLimits) -> Trial:
-        self.calls.append((purpose.value, recipe.key))
+    def measure(self, recipe: Recipe, purpose: Purpose, limits: MeasureLimits, round_number: int = 0) -> Trial:
+        if round_number < 2:
+            self.calls.append((purpose.value, recipe.key))
+        self.rounds.append((purpose.value, recipe.key, round_number))
         self.limits.append((purpose, limits))
+        self.number = round_number
         own = self.answer(recipe, purpose) if self.answer else None
-        trial = own or self._trial(recipe, purpose)
+        trial = replace(own or self._trial(recipe, purpose), trial_id=trial_name("run", purpose, recipe, round_number))
         self.now += trial.seconds
         return trial
 
@@ -128,7 +135,8 @@ class Landscape:
                 return Trial(**shared, outcome=outcome, reason=f"planted {outcome}", seconds=3.0)
         rng = random.Random(f"{self.seed}:{purpose}:{recipe.key}")
         speed, memory, accuracy = self.truth(recipe)
-        measurement = make_measurement(speed * math.exp(rng.gauss(0, self.noise)), memory, accuracy)
+        own = random.Random(f"{self.seed}:{purpose}:{recipe.key}:{self.number}").gauss(0, self.round_noise)
+        measurement = make_measurement(speed * math.exp(rng.gauss(0, self.noise) + own), memory, accuracy)
         seconds = self.seconds(recipe, purpose)
         return Trial(**shared, outcome=Outcome.OK, measurement=measurement, seconds=seconds, phases_s={"timing": 2.0})
 

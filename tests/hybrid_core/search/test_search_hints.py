@@ -51,8 +51,8 @@ def test_a_survey_that_answers_nothing_leaves_everything_to_be_tried(search, pla
 
 
 def test_the_seconds_of_a_survey_count_against_the_budget(search, planted):
-    asked, free = (search(planted.Landscape(), budget_s=400, survey=s)[0] for s in (surveyor({}, 50.0), None))
-    assert asked.elapsed_s >= 50.0
+    asked, free = (search(planted.Landscape(), budget_s=700, survey=s)[0] for s in (surveyor({}, 50.0), None))
+    assert asked.elapsed_s >= 50.0 and asked.cost["parts_s"]["asking the settings"] == 50.0
     assert sum(asked.counts.values()) <= sum(free.counts.values())
 
 

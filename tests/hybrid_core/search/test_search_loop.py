@@ -63,14 +63,14 @@ def test_a_search_continued_from_stored_trials_makes_the_same_decisions(search, 
     replay_clock = planted.Landscape()
     measured = stored.measure
 
-    def answer_at_once(recipe, purpose, limits):
-        replay_clock.calls.append((purpose.value, recipe.key))
-        return measured(recipe, purpose, limits)
+    def answer_at_once(recipe, purpose, limits, round_number=0):
+        replay_clock.rounds.append((purpose.value, recipe.key, round_number))
+        return measured(recipe, purpose, limits, round_number)
 
     stored.measure = answer_at_once
     stored.clock = lambda: 0.0
     search(stored, budget_s=300)
-    assert replay_clock.calls == first.calls
+    assert replay_clock.rounds == first.rounds
 
 
 def test_no_recipe_is_measured_twice_except_in_the_final_race(search, planted):
@@ -101,7 +101,7 @@ def test_a_small_budget_still_ends_in_a_raced_winner(search, planted):
 
 
 def test_what_does_not_fit_is_said_once_with_figures(search, planted):
-    _, landscape, told = search(planted.Landscape(overhead_s=8.0), budget_s=120)
+    _, landscape, told = search(planted.Landscape(overhead_s=8.0), budget_s=160)
     skipped = [event for event in told.of("skipped") if event["key"] == "kernel_fusion=compile"]
     assert len(skipped) == 1
     assert "expected to take 38 s" in skipped[0]["reason"] and "final race" in skipped[0]["reason"]
@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_said_once_with_figures(search, planted):
 
 
 def test_expensive_singles_wait_for_the_pairs_of_cheap_ones(search):
-    _, landscape, _ = search(budget_s=200)
+    _, landscape, _ = search(budget_s=280)
     keys = [key for _, key in landscape.calls]
     assert keys[0] == "baseline"
     first_pair = next(i for i, key in enumerate(keys) if "+" in key)
@@ -385,7 +385,7 @@ def test_every_event_is_json_and_complete(search):
     result, _, told = search(budget_s=700)
     for kind, data in told.events:
         json.dumps(data, allow_nan=False)
-        assert kind in {*KINDS, "selection", "skipped", "synergy", "result"}
+        assert kind in {*KINDS, "round_started", "round_finished", "selection", "skipped", "synergy", "result"}
     started = [event["trial_id"] for event in told.of("trial_started")]
     assert len(started) == len(told.of("trial_finished")) == len(set(started))
     (end,) = told.of("result")
@@ -399,6 +399,8 @@ def test_trial_names_carry_the_run(search):
     _, _, told = search(run_id="r1")
     ids = [event["trial_id"] for event in told.of("trial_started")]
     assert ids[0] == "r1:baseline:baseline" and ids[1].startswith("r1:search:") and ids[-1].startswith("r1:final:")
+    rounds = [event["trial_id"] for event in told.of("round_started")]
+    assert rounds[0] == "r1:baseline.1:baseline" and rounds[-1].startswith("r1:final.3:")
 
 
 def test_progress_never_promises_more_than_the_budget_and_ends_at_zero(search):
@@ -412,12 +414,17 @@ def test_progress_never_promises_more_than_the_budget_and_ends_at_zero(search):
     assert done == sorted(done)
 
 
-def test_the_final_race_is_measured_longer_and_tighter(search):
-    _, landscape, _ = search(budget_s=200)
+@pytest.mark.parametrize("in_processes", [True, False])
+def test_the_rounds_of_a_final_are_together_measured_longer_and_tighter(search, in_processes):
+    _, landscape, told = search(budget_s=200, in_processes=in_processes)
     by_purpose = {purpose: limits for purpose, limits in landscape.limits}
+    rounds = 2 if in_processes else 1
+    assert told.of("round_started")[-1]["rounds"] == rounds
     assert by_purpose[Purpose.SEARCH].max_timed_s == pytest.approx(200 / 40)
-    assert by_purpose[Purpose.FINAL].max_timed_s == pytest.approx(200 / 20)
-    assert by_purpose[Purpose.FINAL].target_half_width == 0.015 < by_purpose[Purpose.SEARCH].target_half_width
+    assert by_purpose[Purpose.FINAL].max_timed_s * rounds == pytest.approx(200 / 20)
+    assert by_purpose[Purpose.FINAL].min_pairs * rounds == 32
+    together = by_purpose[Purpose.FINAL].target_half_width / math.sqrt(rounds)
+    assert together == pytest.approx(0.015) and together < by_purpose[Purpose.SEARCH].target_half_width
 
 
 def test_unavailable_settings_are_said_with_their_reason(search, planted):

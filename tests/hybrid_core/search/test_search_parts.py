@@ -56,12 +56,14 @@ def test_a_trial_that_failed_early_teaches_no_cost(planted):
     assert costs.expected_s(recipe_of("kernel_fusion=compile")) == 38.0
 
 
-def test_a_final_trial_costs_what_the_search_trial_cost_and_its_timing_again(planted):
+def test_the_rounds_of_a_final_share_twice_the_timing_of_a_search_trial(planted):
     costs, limits = CostModel(planted.make_space()), limits_for(120, Purpose.SEARCH, 60)
     unseen = recipe_of("memory_pooling=in_place")
-    assert costs.expected_final_s(unseen, limits) == costs.expected_s(unseen) + limits.max_timed_s
+    assert costs.expected_round_s(unseen, limits, 1) == costs.expected_s(unseen) + limits.max_timed_s
     costs.observe(trial_of("attention_fusion=sdpa", seconds=9.0, phases_s={"timing": 2.5}))
-    assert costs.expected_final_s(recipe_of("attention_fusion=sdpa"), limits) == 11.5
+    for rounds in (1, 2, 3, 5):
+        one = costs.expected_round_s(recipe_of("attention_fusion=sdpa"), limits, rounds)
+        assert rounds * one == pytest.approx(rounds * (9.0 - 2.5) + 2 * 2.5)
 
 
 @pytest.mark.parametrize(("budget_s", "timed_s"), [(10, 1.5), (120, 3.0), (200, 5.0), (86_400, 8.0)])

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from hybrid_core.errors import HybridError, MeasurementFailed
 from hybrid_core.records import MeasureRequest, Outcome, Trial, to_json
-from workers.engines.containment import SCRATCH_VARIABLE
+from workers.engines.containment import ROOFLINE_VARIABLE, SCRATCH_VARIABLE
 from workers.protocol import MAX_REQUEST_BYTES, encode_frame, read_frame
 from workers.twin import Twin
 
@@ -49,8 +49,10 @@ def measure_from_registry(request: MeasureRequest, on_phase: PhaseSink) -> Trial
     on_phase("import")
 
     from hybrid_core.evaluation import case_from_registry, evaluate
+    from hybrid_core.measurement import roofline
     from hybrid_core.recipes import start_variables
 
+    roofline.take_over(os.environ.get(ROOFLINE_VARIABLE, ""))
     scratch = os.environ.get(SCRATCH_VARIABLE)
     with contextlib.ExitStack() as stack:
         try:

@@ -25,6 +25,7 @@ from hybrid_core.errors import HybridError
 from hybrid_core.records import MeasureLimits, MeasureRequest, Purpose, Recipe, Step, Trial, trial_name
 from hybrid_core.search.hints import KnownConflict, Surveyed
 from storage.spool import SpoolWriteFailed, SpoolWriter
+from workers.engines.containment import ROOFLINE_VARIABLE
 from workers.engines.local import LocalEngine
 from workers.engines.survey import run_survey
 from workers.orders import EXIT_OTHER_ATTEMPT_ALIVE, EXIT_SPOOL_FAILED, RunOrder, run_folder
@@ -83,19 +84,28 @@ class Measurer:
     def __init__(self, order: RunOrder, engine: LocalEngine, report: RunReport, replay: Replay) -> None:
         self._order, self._engine, self._report, self._replay = order, engine, report, replay
         self.start_variables: Callable[[Recipe], Mapping[str, str]] = lambda recipe: {}
+        self._roofline: dict[str, str] = {}
 
     def __call__(self, recipe: Recipe, purpose: Purpose, limits: MeasureLimits, round_number: int = 0) -> Trial:
         """Measure one recipe, or remember it."""
         trial_id = trial_name(self._order.run_id, purpose, recipe, round_number)
         known = self._replay.trials.get(trial_id)
         if known is not None:
+            self._keep_roofline(known)
             return known
         request = MeasureRequest(trial_id, self._order.run_id, self._order.subject, recipe, purpose, limits)
         self._report.enter_phase(trial_id, "start")
         tell_phase: Callable[[str], None] = lambda phase: self._report.enter_phase(trial_id, phase)  # noqa: E731
-        trial = self._engine.measure(request, tell_phase, self.start_variables(recipe))
+        trial = self._engine.measure(request, tell_phase, {**self.start_variables(recipe), **self._roofline})
         self._report.enter_phase("", "")
+        self._keep_roofline(trial)
         return trial
+
+    def _keep_roofline(self, trial: Trial) -> None:
+        """Hand on what holds for the whole run, from a process in which no candidate's code ran."""
+        if trial.recipe.is_baseline and trial.measurement is not None:
+            found = trial.measurement.environment.get("roofline")
+            self._roofline = {ROOFLINE_VARIABLE: json.dumps(found)} if found else {}
 
 
 class Surveyor:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hybrid_core.records import MeasureRequest
+from workers.engines.containment import ROOFLINE_VARIABLE
 from workers.measure_process import take_standard_input, write_all
 from workers.protocol import MAX_REQUEST_BYTES, PeerGone, encode_frame, read_frame
 
@@ -40,11 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
 def serve(ask: Callable[[], Any], tell: Callable[[dict[str, Any]], None]) -> None:
     """Prepare the model of the first question, then time what the others ask; a failure is told as one sentence."""
     from hybrid_core.evaluation import case_from_registry, name_failure, registry_toolbox
+    from hybrid_core.measurement import roofline
     from hybrid_core.measurement.latency import checked_sample
     from hybrid_core.measurement.procedure import prepare_untouched
     from hybrid_core.measurement.process_memory import resident_peak_bytes
     from hybrid_core.measurement.process_state import restored_state
 
+    roofline.take_over(os.environ.get(ROOFLINE_VARIABLE, ""))
     registry_toolbox()  # not needed, but what the measure process has imported shapes its heap too
     request = MeasureRequest.from_json(ask()["request"])
     with restored_state(request.subject.threads):

@@ -8,7 +8,7 @@ import pytest
 
 from hybrid_core.errors import MeasurementFailed
 from hybrid_core.recipes import start_variables
-from hybrid_core.records import MeasureLimits, MeasureRequest, Outcome, Purpose, Recipe, Subject, Workload
+from hybrid_core.records import MeasureLimits, MeasureRequest, Outcome, Purpose, Recipe, Subject, Trial, Workload
 from hybrid_core.strategies.pooling.allocator import GLIBC_VARIABLES, KEEP_FREED_MEMORY
 from hybrid_core.strategies.registry import STRATEGIES
 from workers import measure_process, twin_process
@@ -96,6 +96,7 @@ def test_the_worker_passes_variables_exactly_where_a_recipe_has_them(tmp_path):
     class Engine:
         def measure(self, request, on_phase, variables):
             asked.append((request.recipe.key, dict(variables)))
+            return Trial(request.trial_id, request.run_id, request.recipe, request.purpose, Outcome.CRASHED)
 
     class Order:
         run_id, subject = "r", request().subject

@@ -20,6 +20,8 @@ from workers.paths import make_private_folder
 EXIT_GRACE_S = 5.0
 COOKIE_VARIABLE = "HYBRID_TRIAL_COOKIE"
 SCRATCH_VARIABLE = "HYBRID_TRIAL_SCRATCH"
+# What the trial of the untouched model measured of the device, for the later trials of the run.
+ROOFLINE_VARIABLE = "HYBRID_TRIAL_ROOFLINE"
 # Passed through to a measure process; everything else (proxies, tokens, cloud keys) stays outside.
 KEPT_VARIABLES = (
     "PATH",

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
 from benchmarks.truth import aa, cost, noise, page, planted, winners  # noqa: E402
-from benchmarks.truth.book import RESULTS, Book, kept_rows  # noqa: E402
+from benchmarks.truth.book import RESULTS, Book, alone, kept_rows  # noqa: E402
 from benchmarks.truth.targets import target_text, targets_of  # noqa: E402
 
 PARTS = {
@@ -57,7 +57,8 @@ def main() -> None:
     parser.add_argument("--docs", action="store_true", help="measure nothing, only write docs/truth.md")
     chosen = parser.parse_args()
     if not chosen.docs:
-        measure_parts(chosen)
+        with alone():
+            measure_parts(chosen)
     page.refresh()
 
 

@@ -6,11 +6,13 @@ Each row carries the text hash of the procedure that measured it: a share over r
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,17 @@ class Book:
         partial = self._path.with_suffix(".partial")
         partial.write_text(json.dumps(found, indent=0, allow_nan=False))
         partial.replace(self._path)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Held while measuring: each process writes the whole file, so of two the second would undo the first's rows."""
+    with Path(__file__).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"another process writes {RESULTS.name}; wait for its end, two would overwrite each other's rows")
+        yield
 
 
 def environment() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Noise: processes that do nothing but burn all cores, switched on and off at random while trials run.
 
-The burners start once, stopped; before a noisy trial a thread lets all of them go and stops them again at random
+The burners start once, idle; during a noisy trial a thread switches all of them on and off again at random
 moments until the trial is over, and writes down when. So it is known how much of each timed phase they disturbed;
 a trial counts as noisy when it was at least a tenth. Between the noisy trials are quiet ones, because a procedure
 that flags everything would find all the noise.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -27,7 +26,21 @@ SUBJECTS = (("convnet", "tiny", "forward"), ("vit", "tiny", "forward"), ("llama"
 NOISY, QUICK_NOISY = 100, 6
 LEAST_DISTURBED = 0.1
 ON_S, OFF_S = (0.2, 1.5), (0.2, 1.5)
-BURNER = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
+# Told by one byte, and gone when its pipe is: a benchmark that is killed must not leave a burning core behind.
+BURNER = """
+import os, select, sys
+os.sched_setaffinity(0, {int(sys.argv[1])})
+burning = False
+while True:
+    if select.select([0], [], [], 0 if burning else None)[0]:
+        order = os.read(0, 1)
+        if not order:
+            break
+        burning = order == b"1"
+    for _ in range(100_000 * burning):
+        pass
+"""
+ON, OFF = b"1", b"0"
 
 
 def measure(book: Book, *, quick: bool) -> None:
@@ -50,12 +63,10 @@ def measure(book: Book, *, quick: bool) -> None:
 
 @contextlib.contextmanager
 def burners() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """One stopped burner on each core that this process may use."""
+    """One burner on each core that this process may use, waiting for its order."""
     cores = sorted(os.sched_getaffinity(0))
-    started = [subprocess.Popen([sys.executable, "-c", BURNER, str(core)]) for core in cores]
+    started = [subprocess.Popen([sys.executable, "-c", BURNER, str(core)], stdin=subprocess.PIPE) for core in cores]
     try:
-        for process in started:
-            process.send_signal(signal.SIGSTOP)
         yield started
     finally:
         for process in started:
@@ -72,10 +83,10 @@ def switched(processes: Sequence[subprocess.Popen[bytes]], seed: int) -> Iterato
     def work() -> None:
         generator = random.Random(seed)
         while not over.wait(generator.uniform(*OFF_S)):
-            signal_all(processes, signal.SIGCONT)
+            tell_all(processes, ON)
             began = time.monotonic()
             over.wait(generator.uniform(*ON_S))
-            signal_all(processes, signal.SIGSTOP)
+            tell_all(processes, OFF)
             spans.append((began, time.monotonic()))
 
     thread = threading.Thread(target=work, daemon=True)
@@ -89,10 +100,12 @@ def switched(processes: Sequence[subprocess.Popen[bytes]], seed: int) -> Iterato
             thread.join()
 
 
-def signal_all(processes: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> None:
-    """The same signal to each."""
+def tell_all(processes: Sequence[subprocess.Popen[bytes]], order: bytes) -> None:
+    """The same order to each."""
     for process in processes:
-        process.send_signal(number)
+        assert process.stdin is not None
+        process.stdin.write(order)
+        process.stdin.flush()
 
 
 def covered(spans: Sequence[tuple[float, float]], whole: tuple[float, float]) -> float:

@@ -31,6 +31,7 @@ class Twin:
     def __init__(self, process: subprocess.Popen[bytes], answer_fd: int, variables: Mapping[str, str]) -> None:
         self._process, self._answer_fd, self._variables = process, answer_fd, dict(variables)
         self._resident_bytes = 0
+        self._reading: dict[str, Any] = {}
 
     @classmethod
     @contextlib.contextmanager
@@ -71,7 +72,20 @@ class Twin:
 
     def sample(self, seed: int, repeats: int) -> float:
         """Milliseconds per call there; this process sleeps meanwhile."""
-        return float(self._ask({"seed": seed, "repeats": repeats}, "timing")["ms"])
+        from hybrid_core.measurement.processor import add_readings  # torch, which is loaded by now
+
+        answer = self._ask({"seed": seed, "repeats": repeats}, "timing")
+        self._reading = add_readings(self._reading, answer["reading"])
+        return float(answer["ms"])
+
+    def reading(self) -> dict[str, Any]:
+        """What the processors did there while it timed, since the last call."""
+        reading, self._reading = self._reading, {}
+        return reading
+
+    def pid(self) -> int:
+        """The twin's process."""
+        return self._process.pid
 
     def facts(self) -> dict[str, Any]:
         """How that process differs from this one."""

@@ -95,23 +95,13 @@ def read_environment(case: Case, inputs: Any) -> dict[str, Any]:
 
 
 def read_load() -> dict[str, Any]:
-    """What changes: load average, CPU ticks stolen by the hypervisor, clock; read before and after the timed phase."""
-    return {
-        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-        "cpu_ticks": cpu_ticks(read_text("/proc/stat")),
-        "cpu_mhz": cpu_mhz(read_text("/proc/cpuinfo")),
-    }
+    """What changes and is no matter of the timed blocks alone (see `conditions`); read before and after them."""
+    return {"load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None}
 
 
 def load_facts(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """Two loads as facts: averages before and after, and the share of CPU time stolen in between."""
-    return {
-        "load_average_before": before["load_average"],
-        "load_average_after": after["load_average"],
-        "cpu_mhz_before": before["cpu_mhz"],
-        "cpu_mhz_after": after["cpu_mhz"],
-        "cpu_stolen_share": stolen_share(before["cpu_ticks"], after["cpu_ticks"]),
-    }
+    """Two loads as facts."""
+    return {"load_average_before": before["load_average"], "load_average_after": after["load_average"]}
 
 
 def cpu_model(cpuinfo: str) -> str | None:
@@ -139,27 +129,6 @@ def cpu_mhz(cpuinfo: str) -> list[float] | None:
     """Current clock of each core in MHz, or None where the kernel does not say."""
     clocks = [float(line.split(":", 1)[1]) for line in cpuinfo.splitlines() if line.startswith("cpu MHz")]
     return clocks or None
-
-
-def cpu_ticks(stat: str) -> tuple[int, int] | None:
-    """(all ticks, stolen ticks) of the first line of /proc/stat; see proc(5) for the columns.
-
-    >>> cpu_ticks("cpu  10 0 5 80 0 0 1 4 0 0")
-    (100, 4)
-    """
-    numbers = [int(word) for word in stat.splitlines()[0].split()[1:]] if stat.startswith("cpu") else []
-    return (sum(numbers[:8]), numbers[7]) if len(numbers) >= 8 else None
-
-
-def stolen_share(before: tuple[int, int] | None, after: tuple[int, int] | None) -> float | None:
-    """Share of all CPU time that the hypervisor gave to somebody else.
-
-    >>> stolen_share((100, 4), (200, 14))
-    0.1
-    """
-    if before is None or after is None or after[0] <= before[0]:
-        return None
-    return (after[1] - before[1]) / (after[0] - before[0])
 
 
 def read_text(path: str) -> str:

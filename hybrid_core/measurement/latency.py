@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -22,12 +23,15 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from hybrid_core.measurement.blocks import BlockLog
 from hybrid_core.measurement.case import Case, synchronize
+from hybrid_core.measurement.conditions import condition_warnings, device_readings, summarize
 from hybrid_core.measurement.nested import clone_tensors, snapshot
+from hybrid_core.measurement.processor import add_readings
 from hybrid_core.measurement.sampling import checked_calls, choose_call, take_sample
 from hybrid_core.measurement.statistics import drift, log_ratios, relative_spread
 from hybrid_core.measurement.stop_rule import StopRule
-from hybrid_core.measurement.telemetry import NoTelemetry, Telemetry, throttled_by
+from hybrid_core.measurement.telemetry import NoTelemetry, Telemetry
 from hybrid_core.records import MeasureLimits
 
 clock_ns = time.perf_counter_ns
@@ -37,7 +41,6 @@ MAX_REPEATS = 32
 WARM_UP_CALLS = 10
 WARM_UP_AGREEMENT = 0.05
 WARM_UP_CAP_S = 2.0
-MAX_RETAKES = 20
 _LARGE_DRIFT = 0.10
 _LARGE_SPREAD = 0.10
 
@@ -50,6 +53,14 @@ class BaselineClock(Protocol):
 
     def sample(self, seed: int, repeats: int) -> float:
         """Milliseconds per call on the inputs that belong to the seed; raises `MeasurementFailed` when it cannot."""
+        ...
+
+    def reading(self) -> dict[str, Any]:
+        """What the processors did there since the last call, as `Telemetry.read` says it here."""
+        ...
+
+    def pid(self) -> int:
+        """That process, which is no foreign one."""
         ...
 
     def facts(self) -> dict[str, Any]:
@@ -83,6 +94,7 @@ class Timing:
     stop_reason: str
     warnings: tuple[str, ...]
     telemetry: tuple[dict[str, Any], ...] = ()
+    conditions: dict[str, Any] = field(default_factory=dict)
 
 
 def time_first_call(case: Case, model: nn.Module, inputs: Any) -> tuple[float, Any]:
@@ -120,27 +132,28 @@ def warm_up(race: Race, limits: MeasureLimits, calls_made: int = 0) -> tuple[int
 def take_pairs(race: Race, limits: MeasureLimits, repeats: int, seed: int) -> Timing:
     """Blocks of two pairs until the interval is narrow, or a limit is met; the stop reason says which."""
     generator = race.case.generator("timing")
-    started, retaken = race.clock(), 0
+    rule, log = StopRule(limits, seed), BlockLog(limits, race.case.threads)
     pairs: list[tuple[float, float]] = []
-    readings: list[dict[str, Any]] = []
-    flagged: set[str] = set()
-    rule = StopRule(limits, seed)
-    while True:
-        elapsed_s = (race.clock() - started) / 1e9
-        stop = rule.reason(pairs, elapsed_s)
-        if stop:
-            break
+    before, started = race.telemetry.census(), race.clock()
+    _reading(race)  # what was watched while warming up belongs to no block
+    while not (stop := rule.reason(pairs, elapsed_s := (race.clock() - started) / 1e9)):
         block = _block(race, generator, repeats, flip=bool(len(pairs) // 2 % 2))
-        reading = race.telemetry.read()
-        throttled = throttled_by(reading)
-        if throttled and retaken < MAX_RETAKES:
-            retaken += 1
-            continue
-        flagged.update(throttled)
-        pairs.extend(block)
-        readings.extend([reading] if reading else [])
-    warnings = (*_noise_warnings(pairs), *_throttle_warnings(retaken, flagged))
-    return Timing(tuple(pairs), repeats, stop, warnings, tuple(readings))
+        if not log.takes_again(_reading(race), elapsed_s):
+            pairs.extend(block)
+    noise = _noise_warnings(pairs)
+    facts = summarize(log, before, race.telemetry.census(), _own_processes(race), noise)
+    warnings = (*noise, *condition_warnings(log, facts))
+    return Timing(tuple(pairs), repeats, stop, warnings, device_readings(log.kept), facts)
+
+
+def _reading(race: Race) -> dict[str, Any]:
+    """What was watched since the last call; two processes that take turns are one runner."""
+    here = race.telemetry.read()
+    return here if race.baseline_clock is None else add_readings(here, race.baseline_clock.reading())
+
+
+def _own_processes(race: Race) -> frozenset[int]:
+    return frozenset((os.getpid(), *([race.baseline_clock.pid()] if race.baseline_clock else [])))
 
 
 def repeats_for(call_ms: float) -> int:
@@ -166,7 +179,7 @@ def _pair(race: Race, generator: torch.Generator, repeats: int, candidate_first:
     # Whoever comes first gets the originals, so that what was written last helps neither model always.
     given, left = (copies, inputs) if candidate_first else (inputs, copies)
     chosen = choose_call(repeats, only_last=race.only_last)
-    with _collector_off():
+    with _collector_off(), race.telemetry.watching():
         if candidate_first:
             candidate_ms, found = take_sample(race.case, race.candidate, left, race.clock, chosen)
         baseline_ms, expected = take_sample(race.case, race.baseline, given, race.clock, chosen)
@@ -201,7 +214,8 @@ def checked_sample(race: Race, seed: int, repeats: int) -> float:
     again = [clone_tensors(inputs[call]) for call in checked_calls(repeats, chosen)]
     with _collector_off(), torch.inference_mode():
         race.case.call(race.candidate, first)
-        milliseconds, found = take_sample(race.case, race.candidate, inputs, race.clock, chosen)
+        with race.telemetry.watching():
+            milliseconds, found = take_sample(race.case, race.candidate, inputs, race.clock, chosen)
         expected = [snapshot(race.case.call(race.baseline, values)) for values in again]
     for answer, got in zip(expected, found, strict=True):
         race.check(answer, got)
@@ -240,12 +254,3 @@ def _noise_warnings(pairs: list[tuple[float, float]]) -> list[str]:
 
 def _median_log(pairs: list[tuple[float, float]]) -> float:
     return float(statistics.median(log_ratios(pairs).tolist()))
-
-
-def _throttle_warnings(retaken: int, flagged: set[str]) -> list[str]:
-    warnings = [f"{retaken} timed blocks were taken again because the device was throttled"] if retaken else []
-    if flagged:
-        warnings.append(
-            f"still throttled after {MAX_RETAKES} retakes ({', '.join(sorted(flagged))}): times are too high"
-        )
-    return warnings

@@ -1,18 +1,23 @@
-"""What a GPU says about itself between timed blocks: clocks, temperature, power, throttling, who else is there.
+"""What device and processors say about themselves between timed blocks: clocks, heat, throttling, who else is there.
 
-A GPU that hits its power or heat limit slows down whatever is "locked", so a block taken while throttled says nothing
-about the candidate. Blocks are therefore read out one by one, throttled ones are taken again a fixed number of times,
-and after that flagged. NVML stands behind the small `Telemetry` interface; on the CPU there is nothing to ask.
+A GPU that hits its power or heat limit slows down whatever is "locked", and a processor that a neighbour uses too is
+not ours, so a block taken meanwhile says nothing about the candidate. Blocks are therefore read out one by one;
+`conditions` judges the readings. NVML and the kernel stand behind the small `Telemetry` interface.
 Source for the reasons: NVML API reference, "nvmlClocksEventReasons".
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
+
+from hybrid_core.measurement.neighbours import Census
+from hybrid_core.measurement.processor import ProcessorWatch
 
 # Reasons that slow work down. Idle (1), application clocks (2) and display clocks (0x100) are not faults.
 THROTTLE_REASONS = {
@@ -25,11 +30,22 @@ THROTTLE_REASONS = {
 }
 
 
+BUSY_SM_PERCENT = 5  # a process that holds memory but computes nothing does not disturb
+
+
 class Telemetry(Protocol):
     """The device's own account of its state."""
 
+    def watching(self) -> contextlib.AbstractContextManager[None]:
+        """Around what is timed: what the processors do meanwhile is added up until `read`."""
+        ...
+
     def read(self) -> dict[str, Any]:
-        """One JSON-able sample; values the device does not know are None."""
+        """One JSON-able sample, asked for after each block; values the device does not know are None."""
+        ...
+
+    def census(self) -> Census | None:
+        """Who used the processors so far; asked for before and after the timed phase."""
         ...
 
     def facts(self) -> dict[str, Any]:
@@ -42,11 +58,19 @@ class Telemetry(Protocol):
 
 
 class NoTelemetry:
-    """The CPU: nothing to ask."""
+    """Nothing is asked: for tests, and for what others build on."""
+
+    def watching(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing is watched."""
+        return contextlib.nullcontext()
 
     def read(self) -> dict[str, Any]:
         """No sample."""
         return {}
+
+    def census(self) -> Census | None:
+        """Nobody is counted."""
+        return None
 
     def facts(self) -> dict[str, Any]:
         """No facts."""
@@ -57,12 +81,36 @@ class NoTelemetry:
         return []
 
 
-class NvmlTelemetry:
-    """NVIDIA's management library, through `pynvml`; every field is asked for on its own, for not every card has it."""
+class ProcessorTelemetry(NoTelemetry):
+    """The CPU, as the kernel sees it."""
 
-    def __init__(self, nvml: Any, handle: Any) -> None:
+    def __init__(self, watch: ProcessorWatch | None = None) -> None:
+        self._watch = watch or ProcessorWatch()
+
+    def watching(self) -> contextlib.AbstractContextManager[None]:
+        """The kernel's counters before and after are compared."""
+        return self._watch.watching()
+
+    def read(self) -> dict[str, Any]:
+        """What happened to this process while it was watched (see `processor.BLOCK_KEYS`)."""
+        return self._watch.read()
+
+    def census(self) -> Census | None:
+        """Every process's processor time so far."""
+        return self._watch.census()
+
+
+class NvmlTelemetry(ProcessorTelemetry):
+    """NVIDIA's management library, through `pynvml`; every field is asked for on its own, for not every card has it.
+
+    The processors are watched too: a model that is bound by launching kernels is slowed down by a busy one.
+    """
+
+    def __init__(self, nvml: Any, handle: Any, watch: ProcessorWatch | None = None) -> None:
+        super().__init__(watch)
         self._nvml = nvml
         self._handle = handle
+        self._utilization_seen_us = 0
 
     @classmethod
     def open(cls, device: torch.device) -> NvmlTelemetry:
@@ -71,10 +119,12 @@ class NvmlTelemetry:
         nvml.nvmlInit()
         uuid = str(torch.cuda.get_device_properties(device).uuid)
         name = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
-        return cls(nvml, nvml.nvmlDeviceGetHandleByUUID(name))
+        found = cls(nvml, nvml.nvmlDeviceGetHandleByUUID(name))
+        found._computing()  # what was before the race is no news
+        return found
 
     def read(self) -> dict[str, Any]:
-        """Clocks in MHz, temperature in degrees Celsius, power in watts, throttle reasons as words."""
+        """Clocks in MHz, temperature in degrees Celsius, power in watts, throttle reasons as words, who computes."""
         power_mw = self._ask("nvmlDeviceGetPowerUsage")
         reasons = self._ask("nvmlDeviceGetCurrentClocksEventReasons")
         return {
@@ -83,6 +133,8 @@ class NvmlTelemetry:
             "temperature_c": self._ask("nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU),
             "power_w": None if power_mw is None else power_mw / 1000,
             "throttled_by": [] if reasons is None else throttle_reasons(reasons),
+            "gpu_used_by": self._computing(),
+            **super().read(),
         }
 
     def facts(self) -> dict[str, Any]:
@@ -99,6 +151,21 @@ class NvmlTelemetry:
         """Compute processes that are not this one."""
         processes = self._ask("nvmlDeviceGetComputeRunningProcesses") or []
         return [f"pid {p.pid} ({(p.usedGpuMemory or 0) / 2**20:.0f} MiB)" for p in processes if p.pid != os.getpid()]
+
+    def energy_mj(self) -> int | None:
+        """Energy since the driver was loaded, in millijoules; None before Volta and where it is not supported."""
+        found = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        return None if found is None else int(found)
+
+    def _computing(self) -> list[str] | None:
+        """Other processes that computed since the last block, as 'pid 123 (40 %)'; None where the card cannot say."""
+        samples = self._ask("nvmlDeviceGetProcessUtilization", self._utilization_seen_us)
+        if samples is None:
+            return None
+        new = [sample for sample in samples if sample.timeStamp > self._utilization_seen_us]
+        self._utilization_seen_us = max((sample.timeStamp for sample in new), default=self._utilization_seen_us)
+        foreign = [sample for sample in new if sample.pid != os.getpid() and sample.smUtil >= BUSY_SM_PERCENT]
+        return sorted({f"pid {sample.pid} ({sample.smUtil} %)" for sample in foreign})
 
     def _ask(self, function: str, *arguments: Any) -> Any:
         """One field, or None where this card or driver does not support it."""
@@ -117,19 +184,22 @@ def throttle_reasons(mask: int) -> list[str]:
     return [words for bit, words in THROTTLE_REASONS.items() if mask & bit]
 
 
-def throttled_by(sample: dict[str, Any]) -> list[str]:
-    """Why a telemetry sample must be distrusted; empty when it need not."""
+def throttled_by(sample: Mapping[str, Any]) -> list[str]:
+    """Why the device was slow while a sample was taken; empty when it was not."""
     return list(sample.get("throttled_by", ()))
 
 
 def open_telemetry(device: torch.device) -> tuple[Telemetry, str]:
     """The device's telemetry, and a warning where a GPU cannot be asked (empty otherwise)."""
     if device.type != "cuda":
-        return NoTelemetry(), ""
+        return ProcessorTelemetry(), ""
     try:
         return NvmlTelemetry.open(device), ""
     except Exception as error:  # pynvml raises its own family, and a missing library or symbol raises others
-        return NoTelemetry(), f"the GPU's clocks could not be read ({type(error).__name__}), throttling goes unseen"
+        return (
+            ProcessorTelemetry(),
+            f"the GPU's clocks could not be read ({type(error).__name__}), throttling goes unseen",
+        )
 
 
 def _text(value: Any) -> Any:

@@ -13,6 +13,7 @@ from hybrid_core.errors import MeasurementFailed
 from hybrid_core.measurement import latency
 from hybrid_core.measurement.case import Case
 from hybrid_core.measurement.statistics import ratio_of_pairs
+from hybrid_core.measurement.telemetry import NoTelemetry
 from hybrid_core.records import MeasureLimits, Outcome, Workload
 
 
@@ -44,18 +45,18 @@ class Worker(nn.Module):
         return x * 2
 
 
-class FakeTelemetry:
+class FakeTelemetry(NoTelemetry):
+    """One reading after each block, after an empty one for what was before the race."""
+
     def __init__(self, readings):
-        self.readings = list(readings)
+        self.readings = [{}, *readings]
 
     def read(self):
-        return {"throttled_by": self.readings.pop(0) if self.readings else []}
+        return self.readings.pop(0) if self.readings else {}
 
-    def facts(self):
-        return {}
 
-    def others(self):
-        return []
+def throttled(reason):
+    return {"throttled_by": [reason]}
 
 
 def race_of(watch, baseline, candidate, *, inputs_ms=0.0, check=lambda expected, got: None, telemetry=None):
@@ -73,7 +74,7 @@ def race_of(watch, baseline, candidate, *, inputs_ms=0.0, check=lambda expected,
         1,
         0,
     )
-    telemetry = telemetry or latency.NoTelemetry()
+    telemetry = telemetry or NoTelemetry()
     return latency.Race(case, baseline, candidate, check, telemetry, clock=watch)
 
 
@@ -184,7 +185,7 @@ def test_warm_up_finds_the_repeats_of_a_short_call():
 def test_throttled_blocks_are_taken_again():
     watch = Watch()
     slow_then_fast = lambda call: 50.0 if call < 4 else 5.0  # noqa: E731
-    telemetry = FakeTelemetry([["hardware thermal slowdown"]] * 2)
+    telemetry = FakeTelemetry([throttled("hardware thermal slowdown")] * 2)
     race = race_of(watch, Worker(watch, slow_then_fast), Worker(watch, slow_then_fast), telemetry=telemetry)
     timing = latency.take_pairs(race, MeasureLimits(max_pairs=12), 1, 0)
     assert set(timing.pairs_ms) == {(5.0, 5.0)}
@@ -193,7 +194,7 @@ def test_throttled_blocks_are_taken_again():
 
 def test_a_device_that_stays_throttled_is_flagged_and_does_not_hang():
     watch = Watch()
-    telemetry = FakeTelemetry([["software power cap"]] * 1000)
+    telemetry = FakeTelemetry([throttled("software power cap")] * 1000)
     race = race_of(watch, Worker(watch, 5.0), Worker(watch, 5.0), telemetry=telemetry)
     timing = latency.take_pairs(race, MeasureLimits(max_pairs=12), 1, 0)
     assert len(timing.pairs_ms) == 12
@@ -230,6 +231,12 @@ class ElsewhereClock:
         self.journal.append(("A", seed, repeats))
         self.watch.work(self.cost_ms * (repeats + 1))
         return self.cost_ms
+
+    def reading(self):
+        return {}
+
+    def pid(self):
+        return 1
 
     def facts(self):
         return {}

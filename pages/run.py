@@ -4,7 +4,7 @@ from typing import Any
 
 import streamlit as st
 
-from pages.components import charts, details, handover, tables, together
+from pages.components import certainty, charts, details, handover, tables, together
 from pages.components.cards import TERMINAL, state_badge_line, verdict_sentence
 from pages.components.hub import find_run, query
 from pages.components.states import asked_for, come_in_through_app, empty, guard, run_from_address, unknown_run
@@ -57,6 +57,8 @@ else:
         empty(verdict_sentence(run), "pages/optimize.py", "Start another run", model=run["model"])
     else:
         details.winner(run, result, trials)
+        with guard("how sure it is"):
+            certainty.certainty_part(run, result, trials)
     if trials:
         with guard("the Pareto picture"):
             pareto_part(run, trials)

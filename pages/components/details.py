@@ -174,7 +174,7 @@ def _evidence(run: Row, result: Row, trials: Sequence[Row]) -> str:
         if is_number(final[0].get("break_even_calls")):
             parts.append(f"Its preparation pays for itself after {final[0]['break_even_calls']:,} calls.")
     if is_number(result.get("noise_floor")):
-        parts.append(f"A difference below {percent(result['noise_floor'])} counts as a tie (A/A noise of this run).")
+        parts.append(f"A difference below {percent(result['noise_floor'])} counts as a tie (A/A noise floor).")
     return " ".join(parts)
 
 

@@ -56,6 +56,8 @@ def _told(row: Mapping[str, Any]) -> str:
     recipe = plain(recipe_text(_key(data)))
     if kind == "trial_started":
         return f"Started {recipe}, expected to take {plain(duration(data.get('expected_s')))}"
+    if kind in ("round_started", "round_finished"):
+        return f"{recipe}: process {plain(data.get('round'))} " + ("began" if kind == "round_started" else "ended")
     if kind == "trial_finished":
         trial = data.get("trial") if isinstance(data.get("trial"), Mapping) else {}
         reason = plain(trial.get("reason") or data.get("infeasible_reason"))

@@ -10,7 +10,7 @@ import json
 import math
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hybrid_core.config import HybridOptimizationConfig, RunConfig
@@ -211,8 +211,12 @@ def llama_trials(run_id: str, start: float) -> list[Trial]:
         ({}, (0.998, 1.0, 1.0), {"purpose": Purpose.FINAL}),
     ]
     trials, at = [], start + 2
+    rounds = [{"ratio": r, "low": r - 0.01, "high": r + 0.01, "pairs": 16, "seconds": 12.0} for r in (1.33, 1.35, 1.37)]
     for recipe, numbers, kw in plan:
         made = trial(run_id, recipe, at, numbers=numbers, **kw)
+        if made.measurement and recipe and made.purpose is Purpose.FINAL:
+            environment = {**made.measurement.environment, "rounds": rounds}
+            made = replace(made, measurement=replace(made.measurement, environment=environment))
         trials.append(made)
         at += made.seconds + 0.5
     return trials
@@ -794,6 +798,14 @@ def busy_client() -> FakeClient:
         "noise_floor": 0.012,
         "iterations": 2,
         "front": [],
+        "noise": {"sentence": "two measurements of the same thing differ by up to 1.2 % on this device today"},
+        "detectable": 0.021,
+        "cost": {
+            "wall_s": 200.0,
+            "processes": 19,
+            "orchestration_share": 0.03,
+            "parts_s": {"measuring": 120.0, "process start and imports": 74.0, "orchestration": 6.0},
+        },
     }
     client.results["r-none"] = {
         "winner": {},

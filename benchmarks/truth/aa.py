@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Iterator
 
 from benchmarks.truth.book import Book, Row
-from benchmarks.truth.trials import engine_of, facts_of, run_trial, subject_of
+from benchmarks.truth.trials import facts_of, runner_of, subject_of
 
 PART = "aa"
 # From a tenth of a millisecond to a tenth of a second per call.
@@ -30,13 +30,13 @@ TURNS, QUICK_TURNS = 30, 3
 
 def measure(book: Book, *, quick: bool) -> None:
     """Turn by turn through all subjects, so that a slow hour of the machine is shared by all of them."""
-    with engine_of() as engine:
+    with runner_of() as runner:
         for key, subject, turn in orders(QUICK_TURNS if quick else TURNS):
             if book.is_full():
                 return
             if not book.has(key):
                 names = dict(zip(("model", "size", "workload"), subject, strict=True))
-                measured = run_trial(engine, subject_of(*subject, seed=turn))
+                measured = runner.measure(subject_of(*subject, seed=turn))
                 print_row(book.add(PART, key, {**names, "turn": turn, **facts_of(measured)}))
 
 

@@ -7,6 +7,7 @@ of arguments and prints one of raw times.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ sys.path[0] = str(ROOT)
 
 from hybrid_core.records import MeasureRequest, Trial  # noqa: E402
 from workers import measure_process  # noqa: E402
+from workers.engines.containment import ROOFLINE_VARIABLE  # noqa: E402
 
 
 def measure_chain(request: MeasureRequest, on_phase: Callable[[str], None]) -> Trial:
@@ -23,7 +25,9 @@ def measure_chain(request: MeasureRequest, on_phase: Callable[[str], None]) -> T
     on_phase("import")
     from benchmarks.truth.chain import case_of, toolbox
     from hybrid_core.evaluation import evaluate
+    from hybrid_core.measurement import roofline
 
+    roofline.take_over(os.environ.get(ROOFLINE_VARIABLE, ""))
     return evaluate(case_of(request), request, on_phase=on_phase, toolbox=toolbox())
 
 

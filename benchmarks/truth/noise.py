@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from benchmarks.truth.book import Book, Row
-from benchmarks.truth.trials import engine_of, facts_of, run_trial, subject_of
+from benchmarks.truth.trials import facts_of, runner_of, subject_of
 from hybrid_core.records import Outcome
 
 PART = "noise"
@@ -46,7 +46,7 @@ ON, OFF = b"1", b"0"
 def measure(book: Book, *, quick: bool) -> None:
     """Two noisy trials, then a quiet one, through all subjects."""
     noisy = QUICK_NOISY if quick else NOISY
-    with burners() as processes, engine_of() as engine:
+    with burners() as processes, runner_of() as runner:
         for turn in range(noisy * 3 // 2):
             is_noisy, subject = turn % 3 != 2, SUBJECTS[turn // 3 % len(SUBJECTS)]
             key = f"{PART}/{turn}"
@@ -54,7 +54,7 @@ def measure(book: Book, *, quick: bool) -> None:
                 return
             if not book.has(key):
                 with switched(processes if is_noisy else [], seed=turn) as spans:
-                    measured = run_trial(engine, subject_of(*subject, seed=turn))
+                    measured = runner.measure(subject_of(*subject, seed=turn))
                 disturbed = covered(spans, measured.timed) if measured.timed else 0.0
                 names = dict(zip(("model", "size", "workload"), subject, strict=True))
                 noise = {"noisy": is_noisy, "disturbed_share": round(disturbed, 3), "burners": len(processes)}

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.truth import chain
 from benchmarks.truth.book import ROOT, Book, Row
-from benchmarks.truth.trials import engine_of, facts_of, run_trial
+from benchmarks.truth.trials import facts_of, runner_of
 from workers.engines.containment import measure_environment
 
 PART, PEERS = "planted", "peers"
@@ -34,7 +34,7 @@ def measure(book: Book, *, quick: bool) -> None:
         if not (book.has(key) or book.is_full()):
             arguments = {"seed": seed, "rounds": CALIBRATION_ROUNDS, "lengths": [100 + effect for effect in EFFECTS]}
             print_calibration(book.add(PART, key, {"kind": "calibration", **run_task("calibrate", arguments)}))
-    with engine_of(COMMAND) as engine:
+    with runner_of(COMMAND) as runner:
         for turn in range(QUICK_TURNS if quick else TURNS):
             for percent in EFFECTS:
                 key = f"{PART}/{percent}/{turn}"
@@ -42,7 +42,7 @@ def measure(book: Book, *, quick: bool) -> None:
                     return
                 if not book.has(key):
                     subject, recipe = chain.subject_of(percent, turn), chain.recipe_of(percent)
-                    facts = facts_of(run_trial(engine, subject, recipe, variables={}))
+                    facts = facts_of(runner.measure(subject, recipe, variables={}))
                     print_row(book.add(PART, key, {"kind": "trial", "percent": percent, "turn": turn, **facts}))
 
 

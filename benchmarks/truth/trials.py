@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from hybrid_core.models.registry import get_entry
 from hybrid_core.recipes import start_variables
 from hybrid_core.records import MeasureLimits, MeasureRequest, Purpose, Recipe, Subject, Trial, to_json
+from workers.engines.containment import ROOFLINE_VARIABLE
 from workers.engines.local import LocalEngine
 
 REGISTRY_COMMAND = (sys.executable, "-m", "workers.measure_process")
@@ -32,40 +34,46 @@ class Measured:
     timed: tuple[float, float] | None
 
 
+class Runner:
+    """Runs trials one after the other, and hands on what the device reaches at best, as a run does after its first."""
+
+    def __init__(self, folder: Path, command: Sequence[str] = REGISTRY_COMMAND) -> None:
+        """`folder` keeps compiled code and the log."""
+        self._engine = LocalEngine(command, folder, folder / "log")
+        self._roofline: dict[tuple[str, str, str], dict[str, str]] = {}
+
+    def measure(
+        self,
+        subject: Subject,
+        recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+        limits: MeasureLimits = SEARCH,
+        purpose: Purpose = Purpose.SEARCH,
+        variables: Mapping[str, str] | None = None,
+    ) -> Measured:
+        """Measure one recipe in a fresh process; `variables` only where the registry does not know the recipe."""
+        request = MeasureRequest(f"truth:{recipe.key}", "truth", subject, recipe, purpose, limits)
+        key = (subject.model, subject.size, subject.workload.label)
+        started_with = {**(start_variables(recipe) if variables is None else variables), **self._roofline.get(key, {})}
+        marks = [("start", time.monotonic())]
+        tell_phase: Callable[[str], None] = lambda phase: marks.append((phase, time.monotonic()))  # noqa: E731
+        trial = self._engine.measure(request, tell_phase, started_with)
+        marks.append(("", time.monotonic()))
+        if trial.measurement is not None and (found := trial.measurement.environment.get("roofline")):
+            self._roofline.setdefault(key, {ROOFLINE_VARIABLE: json.dumps(found)})
+        return Measured(trial, seconds_between(marks), moments_of("timing", marks))
+
+
 @contextmanager
-def engine_of(command: Sequence[str] = REGISTRY_COMMAND) -> Iterator[LocalEngine]:
-    """An engine with a scratch folder of its own."""
+def runner_of(command: Sequence[str] = REGISTRY_COMMAND) -> Iterator[Runner]:
+    """A runner with a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="bench-truth-") as folder:
-        yield engine_in(Path(folder), command)
-
-
-def engine_in(folder: Path, command: Sequence[str] = REGISTRY_COMMAND) -> LocalEngine:
-    """An engine that keeps compiled code and its log in this folder."""
-    return LocalEngine(command, folder, folder / "log")
+        yield Runner(Path(folder), command)
 
 
 def subject_of(model: str, size: str, workload: str, seed: int = 0) -> Subject:
     """The subject of that name in the registry."""
     (found,) = (w for w in get_entry(model).workloads(size) if w.name == workload)
     return Subject(model, size, found, seed=seed)
-
-
-def run_trial(
-    engine: LocalEngine,
-    subject: Subject,
-    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
-    limits: MeasureLimits = SEARCH,
-    purpose: Purpose = Purpose.SEARCH,
-    variables: Mapping[str, str] | None = None,
-) -> Measured:
-    """Measure one recipe in a fresh process."""
-    marks = [("start", time.monotonic())]
-    request = MeasureRequest(f"truth:{recipe.key}", "truth", subject, recipe, purpose, limits)
-    if variables is None:
-        variables = start_variables(recipe)
-    trial = engine.measure(request, lambda phase: marks.append((phase, time.monotonic())), variables)
-    marks.append(("", time.monotonic()))
-    return Measured(trial, seconds_between(marks), moments_of("timing", marks))
 
 
 def seconds_between(marks: Sequence[tuple[str, float]]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.truth import aa
 from benchmarks.truth.book import Book, Row
 from benchmarks.truth.claims import is_measured
-from benchmarks.truth.trials import Measured, engine_in, facts_of, run_trial, subject_of
+from benchmarks.truth.trials import Measured, Runner, facts_of, subject_of
 from hybrid_core.config import RunConfig
 from hybrid_core.models.registry import get_entry
 from hybrid_core.records import MeasureLimits, Purpose, Recipe, Subject, Trial, to_json
@@ -27,7 +27,6 @@ from hybrid_core.search.merging import merge_rounds
 from hybrid_core.search.noise import ROUNDS, Noise
 from hybrid_core.search.result import SearchResult
 from hybrid_core.search.space import Space
-from workers.engines.local import LocalEngine
 from workers.engines.survey import run_survey
 
 PART = "winners"
@@ -66,12 +65,12 @@ def search_and_repeat(book: Book, names: tuple[str, str, str], seed: int) -> dic
     config = RunConfig(model=model, size=size, workload=subject.workload.name, budget_s=BUDGET_S, seed=seed)
     space = Space.from_registry(config.options, "cpu")
     with tempfile.TemporaryDirectory(prefix="bench-truth-") as folder:
-        engine = engine_in(Path(folder))
+        runner = Runner(Path(folder))
         used: dict[Purpose, MeasureLimits] = {}
 
         def one(recipe: Recipe, purpose: Purpose, limits: MeasureLimits, round_number: int = 0) -> Trial:
             used[purpose] = limits
-            return run_trial(engine, subject, recipe, limits, purpose).trial
+            return runner.measure(subject, recipe, limits, purpose).trial
 
         noise, started = Noise(day_of(book)), time.monotonic()
         family, ask = get_entry(model).family, survey_of(subject, Path(folder))
@@ -80,7 +79,7 @@ def search_and_repeat(book: Book, names: tuple[str, str, str], seed: int) -> dic
         if result.winner_trial is None or result.winner.is_baseline:
             return facts | {"repeats": []}
         repeats = [
-            facts_of(Measured(repeated(engine, subject, result.winner_trial, used[Purpose.FINAL], noise), {}, None))
+            facts_of(Measured(repeated(runner, subject, result.winner_trial, used[Purpose.FINAL], noise), {}, None))
             for _ in range(REPEATS)
         ]
         return facts | {"published": facts_of(Measured(result.winner_trial, {}, None)), "repeats": repeats}
@@ -92,11 +91,11 @@ def survey_of(subject: Subject, folder: Path) -> Survey:
     return lambda steps, limit_s: run_survey(command, subject, steps, limit_s, folder, folder / "log")
 
 
-def repeated(engine: LocalEngine, subject: Subject, published: Trial, limits: MeasureLimits, noise: Noise) -> Trial:
+def repeated(runner: Runner, subject: Subject, published: Trial, limits: MeasureLimits, noise: Noise) -> Trial:
     """The winner in as many fresh processes as its published figure came from."""
     assert published.measurement is not None
     count = len(published.measurement.environment.get(ROUNDS, (None,)))
-    rounds = [run_trial(engine, subject, published.recipe, limits, Purpose.FINAL).trial for _ in range(count)]
+    rounds = [runner.measure(subject, published.recipe, limits, Purpose.FINAL).trial for _ in range(count)]
     return merge_rounds("repeat", rounds, noise.known)
 
 

@@ -22,7 +22,7 @@ from hybrid_core.errors import MeasurementFailed
 from hybrid_core.measurement.agreement import Agreement, looks_like_logits
 from hybrid_core.measurement.case import Case, ScoredTask
 from hybrid_core.measurement.correctness import nan_fault
-from hybrid_core.measurement.nested import describe, map_tensors, tensor_leaves
+from hybrid_core.measurement.nested import clone_tensors, describe, map_tensors, tensor_leaves
 from hybrid_core.measurement.row_evidence import (
     EARLY_TAIL,
     FIRST_LOOK,
@@ -135,7 +135,7 @@ def _score_batches(
     for inputs, targets in task.batches(samples):
         placed = map_tensors(inputs, lambda tensor: tensor.to(case.device))
         targets = targets.to(case.device)
-        expected = _answer(task, baseline, placed, targets, "the untouched model")
+        expected = _answer(task, baseline, clone_tensors(placed), targets, "the untouched model")
         got = _answer(task, candidate, placed, targets, "the candidate")
         if got.shape != expected.shape:
             raise _wrong(f"the candidate answers the quality task with {describe(got)}, not {describe(expected)}")
@@ -211,7 +211,7 @@ def _judge_agreement(
 
 
 def _compare_call(case: Case, baseline: nn.Module, candidate: nn.Module, inputs: Any, found: Agreement) -> None:
-    expected, got = (tensor_leaves(case.call(model, inputs)) for model in (baseline, candidate))
+    expected, got = (tensor_leaves(case.call(model, clone_tensors(inputs))) for model in (baseline, candidate))
     _refuse_nan(got, "the candidate")
     pairs = [(a, b) for a, b in zip(expected, got, strict=True) if a.numel()]
     found.add_row(pairs)

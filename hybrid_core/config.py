@@ -143,7 +143,8 @@ class RunConfig:
     """One run as a person asks for it. `workload` is the name of one of the model's workloads.
 
     `budget_s` is the wall time of the whole search in seconds, final race included. `threads` 0 means the device's
-    default. `options` are the keys of `HybridOptimizationConfig`.
+    default. `options` are the keys of `HybridOptimizationConfig`. With `repeats`, the id of a stored trial, nothing is
+    searched: that trial is measured again as it was ordered then.
     """
 
     model: str
@@ -154,14 +155,15 @@ class RunConfig:
     budget_s: float = 300.0
     seed: int = 0
     note: str = ""
+    repeats: str = ""
     options: HybridOptimizationConfig = field(default_factory=HybridOptimizationConfig)
 
     def __post_init__(self) -> None:
         """Refuse impossible values by name."""
-        for name in ("model", "size", "workload", "device", "note"):
-            value = getattr(self, name)
-            if not isinstance(value, str) or len(value) > 200 or "\x00" in value:
-                raise InvalidInput(f"{name}={value!r:.60} is not allowed; use text of at most 200 characters")
+        for name in ("model", "size", "workload", "device", "note", "repeats"):
+            value, most = getattr(self, name), 500 if name == "repeats" else 200
+            if not isinstance(value, str) or len(value) > most or "\x00" in value:
+                raise InvalidInput(f"{name}={value!r:.60} is not allowed; use text of at most {most} characters")
         if not self.model:
             raise InvalidInput("model is empty; name one of the registry's models")
         _check_number("threads", self.threads, (0, 1024, True, True), whole=True)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from hybrid_core.config import OBJECTIVES, RunConfig
 from hybrid_core.errors import HubUnavailable, InvalidInput
 from hybrid_core.records import RunState
-from workers import conflict_commands, dashboard, export_command, model_commands, terminal
+from workers import conflict_commands, dashboard, export_command, model_commands, repeat_command, terminal
 from workers.client import Client, ensure_hub
 from workers.paths import data_paths
 
@@ -68,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     cancel.add_argument("run", help="a run's id")
     cancel.set_defaults(act=cancel_run)
     export_command.add_commands(commands)
+    repeat_command.add_commands(commands)
     model_commands.add_commands(commands)
     conflict_commands.add_commands(commands)
     hub = commands.add_parser("hub", help="start the hub if none runs")

@@ -27,6 +27,7 @@ from storage.runs import create_run, open_runs, request_cancel
 from workers.exports import ExportKeeper
 from workers.offer import Offer
 from workers.paths import DataPaths
+from workers.repeated import repeated_subject
 from workers.submission import find_device, find_model
 
 # Below this a run is refused: its spool, compiler caches and the database could not be written to the end.
@@ -85,8 +86,9 @@ class Answers:
         checked = self._offer.check(request.get("config"))
         if (refusal := self.disk_problem()) is not None:
             raise HubUnavailable(f"no run can be started: {refusal}")
+        subject = repeated_subject(self._db, checked) if checked.config.repeats else checked.subject
         run_id = create_run(
-            self._db, to_json(checked.config), to_json(checked.subject), _text(request, "token"), checked.family
+            self._db, to_json(checked.config), to_json(subject), _text(request, "token"), checked.family
         )
         self._wake()
         return run_id

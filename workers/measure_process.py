@@ -19,6 +19,7 @@ from pathlib import Path
 
 from hybrid_core.errors import HybridError, MeasurementFailed
 from hybrid_core.records import MeasureRequest, Outcome, Trial, to_json
+from hybrid_core.repetition import with_order
 from workers.engines.containment import ROOFLINE_VARIABLE, SCRATCH_VARIABLE
 from workers.protocol import MAX_REQUEST_BYTES, encode_frame, read_frame
 from workers.twin import Twin
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None, measure: MeasureFunction | None = N
     request = MeasureRequest.from_json(read_frame(lambda size: os.read(0, size), MAX_REQUEST_BYTES))
     leave_with_parent(take_standard_input())
     tell_phase: PhaseSink = lambda phase: write_all(result_fd, encode_frame({"phase": phase}))  # noqa: E731
-    trial = (measure or measure_from_registry)(request, tell_phase)
+    trial = with_order((measure or measure_from_registry)(request, tell_phase), request)
     write_all(result_fd, encode_frame({"trial": to_json(trial)}))
     # The result is out; a candidate's broken destructors or exit handlers must not turn it into a crash.
     sys.stdout.flush()

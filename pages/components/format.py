@@ -32,7 +32,7 @@ OUTCOME_WORDS = {
     "worker_lost": "worker lost",
     "device_lost": "device lost",
 }
-PURPOSE_WORDS = {"baseline": "A/A check", "search": "search", "final": "final race"}
+PURPOSE_WORDS = {"baseline": "A/A check", "search": "search", "final": "final race", "repeat": "repetition"}
 OBJECTIVE_WORDS = {
     "speed": ("faster", "slower"),
     "memory": ("smaller", "larger"),

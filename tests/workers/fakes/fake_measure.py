@@ -23,8 +23,11 @@ result_fd = int(sys.argv[-1])
 
 
 def measurement():
+    """The same figures every time, twice the speed where a file `faster` lies in the folder."""
     quality = Quality("digit accuracy", 64, Estimate.exact(0.9), Estimate.exact(0.9))
     names = dict.fromkeys(("speed_improvement", "memory_efficiency", "accuracy_preservation"), ONE)
+    if (Path(sys.argv[1]) / "faster").exists():
+        names["speed_improvement"] = Estimate(3.0, 2.8, 3.2)
     counts = dict.fromkeys(("peak_bytes", "baseline_peak_bytes", "weight_bytes", "baseline_weight_bytes"), 100)
     return Measurement(
         **names, **counts, latency_ms=ONE, baseline_latency_ms=ONE, resident_bytes=1, first_call_s=0.1,

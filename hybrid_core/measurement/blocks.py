@@ -37,8 +37,8 @@ NOT_HEAT = frozenset((WAITING, STOLEN, SUSPENDED, COMPUTING))
 class BlockLog:
     """The readings of one race: decides after each block whether it counts, and remembers."""
 
-    def __init__(self, limits: MeasureLimits, threads: int) -> None:
-        self._limits, self.threads = limits, max(1, threads)
+    def __init__(self, limits: MeasureLimits, threads: int, first: Reading | None = None) -> None:
+        self._limits, self.threads, self.first = limits, max(1, threads), first or {}
         self.kept: list[Reading] = []
         self.again: list[tuple[str, ...]] = []
         self._seen: list[Reading] = []

@@ -47,7 +47,7 @@ def summarize(
         "stolen_share": _rounded(stolen_share(before, after) if before and after else None),
         "foreign_share": _rounded(foreign_share(before, after, own) if before and after else None),
         "others": busy_processes(before, after, own, NAMED_SHARE)[:MOST_NAMED] if before and after else None,
-        **_clocks(log.kept),
+        **_clocks([log.first, *log.kept]),
         "block_own_shares": [_rounded(own_share(reading, log.threads)) for reading in log.kept],
         "block_waited_shares": [_rounded(waited_share(reading)) for reading in log.kept],
     }

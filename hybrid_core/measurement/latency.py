@@ -132,10 +132,10 @@ def warm_up(race: Race, limits: MeasureLimits, calls_made: int = 0) -> tuple[int
 def take_pairs(race: Race, limits: MeasureLimits, repeats: int, seed: int) -> Timing:
     """Blocks of two pairs until the interval is narrow, or a limit is met; the stop reason says which."""
     generator = race.case.generator("timing")
-    rule, log = StopRule(limits, seed), BlockLog(limits, race.case.threads)
     pairs: list[tuple[float, float]] = []
+    # The first reading takes away what was watched while warming up, and belongs to no block.
+    rule, log = StopRule(limits, seed), BlockLog(limits, race.case.threads, first=_reading(race))
     before, started = race.telemetry.census(), race.clock()
-    _reading(race)  # what was watched while warming up belongs to no block
     while not (stop := rule.reason(pairs, elapsed_s := (race.clock() - started) / 1e9)):
         block = _block(race, generator, repeats, flip=bool(len(pairs) // 2 % 2))
         if not log.takes_again(_reading(race), elapsed_s):

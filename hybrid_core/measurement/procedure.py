@@ -19,6 +19,7 @@ from hybrid_core.measurement.checking import check_correctness
 from hybrid_core.measurement.compiling import read_counts
 from hybrid_core.measurement.conditions import refuse_unstable
 from hybrid_core.measurement.contest import Change, Contest, refuse, refuse_bad_baseline
+from hybrid_core.measurement.energy import measure_energy
 from hybrid_core.measurement.environment import load_facts, read_environment, read_load
 from hybrid_core.measurement.memory_pass import measure_memory
 from hybrid_core.measurement.process_memory import open_process_memory, resident_peak_bytes, watched
@@ -74,6 +75,7 @@ def _run_phases(
     checked = check_race(contest, timing)
     environment = _environment(contest, race, timing, load_facts(load, load_after))
     environment |= checked
+    environment["energy"] = measure_energy(case, contest.baseline, contest.candidate, race.telemetry)
     enter("memory")
     baseline_memory, candidate_memory, environment["memory"] = measure_memory(contest)
     enter("quality")

@@ -7,7 +7,6 @@ process, which no interval made inside one process can know.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterator
 
@@ -25,7 +24,7 @@ SUBJECTS = (
     ("llama", "tiny", "prefill"),
     ("llama", "tiny", "decode"),
 )
-TURNS, QUICK_TURNS = 30, 3
+TURNS, QUICK_TURNS = 30, 2
 
 
 def measure(book: Book, *, quick: bool) -> None:
@@ -45,11 +44,6 @@ def orders(turns: int) -> Iterator[tuple[str, tuple[str, str, str], int]]:
     for turn in range(turns):
         for subject in SUBJECTS:
             yield f"{PART}/{'/'.join(subject)}/{turn}", subject, turn
-
-
-def spread_of_subject(rows: list[Row]) -> float:
-    """Root mean square of the log ratios around 0, the truth: how far one process's answer is off."""
-    return math.sqrt(statistics.fmean(math.log(row["speed"]["value"]) ** 2 for row in rows))
 
 
 def print_row(row: Row) -> None:

@@ -21,7 +21,7 @@ from workers.engines.containment import measure_environment
 
 PART, PEERS = "planted", "peers"
 EFFECTS = (0, 1, 2, 5, 10)
-TURNS, QUICK_TURNS = 40, 4
+TURNS, QUICK_TURNS = 40, 2
 PEER_CALLS = 100
 CALIBRATIONS, CALIBRATION_ROUNDS = 5, 300
 COMMAND = (sys.executable, "benchmarks/truth/chain_process.py")

@@ -7,6 +7,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from benchmarks.truth import aa, cost, noise, planted, winners
 from benchmarks.truth.book import Row
 from benchmarks.truth.claims import (
@@ -21,6 +24,7 @@ from benchmarks.truth.claims import (
 )
 from benchmarks.truth.effects import calibrated_ratios, effect_tables
 from benchmarks.truth.targets import of, target_text, targets_of
+from hybrid_core.measurement.rounds import Spread, standard_error
 from hybrid_core.records import Verdict
 
 PHASES = ("start", "import", "build", "transform", "compile", "correctness", "warmup", "timing", "memory", "quality")
@@ -62,42 +66,48 @@ def machine_text(environment: dict[str, Any], rows: list[Row]) -> str:
 
 
 def aa_table(rows: list[Row]) -> str:
-    """One line for each subject, and one for all."""
-    lines = []
-    counted = [0, 0, 0, 0, 0, 0]
+    """One line for each subject, one for all, and the spread of those that were not flagged."""
+    lines, everything = [], np.zeros(6, dtype=int)
     for name, own in by_name(rows).items():
-        known = known_spread(rows, without=name)
-        alone, inside = [claim_of([estimate_of(row)], known) for row in own], [estimate_of(row) for row in own]
-        finals = [claim_of([estimate_of(row) for row in group], known) for group in in_groups(own)]
-        counts = [
-            sum(claim_of([one], None)[1] is Verdict.BETTER for one in inside),
-            sum(excludes_one(one) for one in inside),
-            sum(verdict is Verdict.BETTER for _, verdict in alone),
-            len(own),
-            sum(verdict is Verdict.BETTER for _, verdict in finals),
-            len(finals),
-        ]
-        counted = [a + b for a, b in zip(counted, counts, strict=True)]
+        counts = aa_counts(own, known_spread(rows, without=name))
+        everything += counts
         middle = statistics.median(pair[0] for row in own for pair in row["pairs_ms"])
-        off = [abs(math.log(one.value)) for one in inside]
-        shown = (
-            f"{middle:.3g}",
-            f"{math.sqrt(statistics.fmean(x * x for x in off)):.2%}",
-            f"{statistics.median(off):.2%}",
-        )
-        lines.append([name, *shown, *aa_cells(counts)])
+        lines.append([name, f"{middle:.3g}", *spread_cells(own), *aa_cells(counts)])
     if lines:
-        lines.append(["all", "", "", "", *(f"**{cell}**" for cell in aa_cells(counted))])
-    head = ["subject", "ms per call", "root mean square off 1", "median off 1", "interval of one process leaves out 1"]
-    head += ["called faster by it", "called faster, widened", f"called faster, final of {ROUNDS} processes"]
-    return table(head, lines)
+        quiet = [row for row in rows if not noise.is_flagged(row)]
+        lines.append(["all", "", *spread_cells(rows), *(f"**{cell}**" for cell in aa_cells(everything))])
+        lines.append([f"the {len(quiet)} not flagged", "", *spread_cells(quiet), "", "", "", ""])
+    head = ["subject", "ms per call", "off 1: root mean square", "off 1: median", "of it inside the process"]
+    head += ["interval of one process leaves out 1", "called faster by it", "called faster, widened"]
+    return table([*head, f"called faster, final of {ROUNDS} processes"], lines)
+
+
+def aa_counts(own: list[Row], known: Spread | None) -> npt.NDArray[np.int_]:
+    """Intervals without 1, faster by them, faster when widened, trials; then finals called faster, and finals."""
+    inside = [estimate_of(row) for row in own]
+    finals = [[estimate_of(row) for row in group] for group in in_groups(own)]
+    excluding = sum(excludes_one(one) for one in inside)
+    faster = sum(claim_of([one], None)[1] is Verdict.BETTER for one in inside)
+    widened = sum(claim_of([one], known)[1] is Verdict.BETTER for one in inside)
+    finals_faster = sum(claim_of(group, known)[1] is Verdict.BETTER for group in finals)
+    return np.array([excluding, faster, widened, len(own), finals_faster, len(finals)])
+
+
+def spread_cells(rows: Sequence[Row]) -> list[str]:
+    """How far the log ratios are off their truth, and what the uncertainty inside each process explains of that."""
+    estimates = [estimate_of(row) for row in rows if is_measured(row)]
+    off = [abs(math.log(one.value)) for one in estimates]
+    errors = [error for error in map(standard_error, estimates) if math.isfinite(error)]
+    if not errors:
+        return ["-"] * 3
+    squares = [math.sqrt(statistics.fmean(x * x for x in values)) for values in (off, errors)]
+    return [f"{squares[0]:.2%}", f"{statistics.median(off):.2%}", f"{squares[1]:.2%}"]
 
 
 def aa_cells(counts: Sequence[int]) -> list[str]:
     """The last four cells of a line."""
-    faster, excluding, widened, total, finals_faster, finals = counts
-    shares = [share_text(count, total) for count in (excluding, faster, widened)]
-    return [*shares, share_text(finals_faster, finals)]
+    *found, total, finals_faster, finals = map(int, counts)
+    return [*(share_text(count, total) for count in found), share_text(finals_faster, finals)]
 
 
 def excludes_one(estimate: Any) -> bool:

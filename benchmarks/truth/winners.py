@@ -39,7 +39,7 @@ SUBJECTS = (
     ("qwen", "tiny", "prefill"),
     ("convnet", "tiny", "forward_single"),
 )
-WINNERS, QUICK_WINNERS = 20, 2
+WINNERS, QUICK_WINNERS = 20, 1
 MOST_RUNS = 2  # times the winners wanted; a run that ends with the untouched model has none
 REPEATS = 2
 BUDGET_S = 60.0

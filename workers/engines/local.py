@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_core.records import MeasureLimits, MeasureRequest, Outcome, Trial, to_json
+from workers.engines.claims import judged
 from workers.engines.containment import (
     EXIT_GRACE_S,
     count_oom_kills,
@@ -251,8 +252,8 @@ def _take_frame(frame: Any, watch: _Watch, on_phase: Callable[[str], None]) -> N
         request = watch.request
         if (trial.trial_id, trial.recipe.key) != (request.trial_id, request.recipe.key):
             raise ValueError(f"it answers {trial.trial_id!r:.80}, which nobody asked")
-        watch.answer = trial
         watch.enter("end", time.monotonic())
+        watch.answer = judged(trial, watch.phases_s)
 
 
 def _failed_trial(watch: _Watch, code: int | None, oom_killer_was_here: bool) -> Trial:

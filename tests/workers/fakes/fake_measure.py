@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
@@ -65,6 +66,37 @@ def talk(request):
     os._exit(7)
 
 
+def claiming(pairs=((1.0, 2.0),), calls=1, phases=None, pause_s=0.0):
+    """An answer from a timed phase of our own length that claims other seconds or other pairs."""
+
+    def fault(request, on_phase):
+        on_phase("timing")
+        started = time.monotonic()
+        time.sleep(pause_s)
+        on_phase("memory")
+        changed = replace(measurement(), pairs_ms=pairs, environment={"calls_per_sample": calls})
+        honest = {"timing": time.monotonic() - started, "memory": 0.0}
+        trial = measure_process.to_json(answer(request, measurement=changed, phases_s=phases or honest))
+        trial["measurement"]["pairs_ms"] = pairs  # `to_json` would have made null of what is no number
+        body = json.dumps({"trial": trial}).encode()
+        raw(len(body).to_bytes(4, "big") + body)
+
+    return fault
+
+
+CLAIMS = {
+    "long_pairs": claiming(pairs=((20_000.0, 20_000.0),) * 2),
+    "many_calls": claiming(pairs=((100.0, 100.0),) * 4, calls=100),
+    "long_phase": claiming(phases={"timing": 30.0}),
+    "unseen_phase": claiming(phases={"quality": 30.0}),
+    "stopped_clock": claiming(phases={"timing": 0.0}, pause_s=1.5),
+    "zero": claiming(pairs=((1.0, 2.0), (1.0, 0.0))),
+    "negative": claiming(pairs=((-1.0, 2.0),)),
+    "not_a_number": claiming(pairs=((1.0, float("nan")),)),
+    "no_pairs": claiming(pairs=()),
+    "fair": claiming(pairs=((1.0, 2.0),) * 8, calls=10, pause_s=0.3),
+}
+
 FAULTS = {
     "garbage": lambda request: raw(b"\x00\x00\x00\x05hello"),
     "huge": lambda request: raw(b"\xff\xff\xff\xff"),
@@ -96,6 +128,8 @@ def measure(request, on_phase):
     setting = request.recipe.steps[0].setting if request.recipe.steps else ""
     if setting in FAULTS:
         return FAULTS[setting](request)
+    if setting in CLAIMS:
+        return CLAIMS[setting](request, on_phase)
     while setting == "two" and (folder / "hold").exists():
         time.sleep(0.02)
     on_phase("timing")

@@ -55,7 +55,7 @@ def _merged(rounds: Sequence[Trial], kept: Sequence[Trial], known: Spread | None
         stop_reason=_stop_reason(parts),
         pairs_ms=tuple(pair for one in parts for pair in one.pairs_ms),
         warnings=_warnings(parts, lost),
-        environment={**first.environment, ROUNDS: [_entry(one) for one in kept]},
+        environment={**first.environment, **_conditions(parts), ROUNDS: [_entry(one) for one in kept]},
     )
     speeds = [one.speed_improvement for one in parts]
     if not all(usable(one) for one in parts):
@@ -77,6 +77,15 @@ def _entry(trial: Trial) -> dict[str, Any]:
         "started_at": trial.started_at,
         "stop_reason": trial.measurement.stop_reason,
     }
+
+
+def _conditions(parts: Sequence[Measurement]) -> dict[str, Any]:
+    """The first process's conditions, flagged where those of any were; nothing where none were recorded."""
+    told = [one.environment["conditions"] for one in parts if "conditions" in one.environment]
+    if not told:
+        return {}
+    why = dict.fromkeys(reason for one in told for reason in one.get("why", ()))
+    return {"conditions": {**told[0], "flagged": any(one.get("flagged") for one in told), "why": list(why)}}
 
 
 def _across(estimates: Sequence[Estimate]) -> Estimate:

@@ -22,7 +22,7 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 OUTCOME_WORDS = {
     "ok": "measured",
     "wrong": "wrong outputs",
-    "unstable": "unstable outputs",
+    "unstable": "unstable measurement",
     "crashed": "crashed",
     "timeout": "took too long",
     "out_of_memory": "out of memory",

@@ -24,7 +24,7 @@ FIGURES = {"speed_improvement": "speed", "memory_efficiency": "memory", "accurac
 # Bytes are counted, not sampled, so their interval is a point; allocators still round and cache a little.
 COUNTED_SLACK = 0.01
 # Where these differ, other figures are to be expected.
-PLACE = {"device": "device", "cpu_model": "processor", "gpu": "graphics card", "torch": "torch", "threads": "threads"}
+PLACE = {"cpu_model": "processor", "gpu": "graphics card", "torch": "version of torch"}
 # Differ between any two processes, or are told elsewhere.
 _SILENT = {REQUEST, ROUNDS, "process", "telemetry", "quality", "cpu_mhz_before", "cpu_mhz_after", "between_processes"}
 

@@ -15,7 +15,7 @@ from hybrid_core.fitness import verdicts_of
 from hybrid_core.records import MeasureLimits, Outcome, Purpose, Recipe, Trial, to_json, trial_name
 from hybrid_core.search.account import Account
 from hybrid_core.search.book import TrialBook
-from hybrid_core.search.costs import Budget, CostModel, limits_for, survey_limit_s
+from hybrid_core.search.costs import Budget, CostModel, limits_for, quality_limits, survey_limit_s
 from hybrid_core.search.final import choose_finalists
 from hybrid_core.search.hints import KnownConflict, Survey
 from hybrid_core.search.merging import merge_rounds
@@ -161,6 +161,8 @@ class Bench:
         """Let it be measured, charge the budget and keep the account."""
         available_s = self._available_s(recipe, purpose)
         limits = limits_for(self.config.budget_s, purpose, available_s, self.rounds)
+        bound = self.options.min_accuracy_preservation
+        limits = quality_limits(limits, purpose, bound, self.book.quality_rows(recipe))
         started_s = self._clock()
         trial = self._measure(recipe, purpose, limits, number)
         self.budget.charge(trial.seconds, self._clock() - started_s)

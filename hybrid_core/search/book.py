@@ -35,6 +35,11 @@ class TrialBook:
         self.noise_floors = dict.fromkeys(("speed", "memory", "accuracy"), SMALLEST_NOISE_FLOOR)
         self._blocked: dict[frozenset[Step], str] = {}
 
+    def quality_rows(self, recipe: Recipe) -> int:
+        """How many held-out rows the recipe's trial of the search used, 0 without one."""
+        trial = self.search.get(recipe.key)
+        return trial.measurement.quality.samples if trial is not None and trial.measurement is not None else 0
+
     def add(self, trial: Trial) -> str | None:
         """Remember a trial; returns the reason when it rules out every recipe that contains its steps."""
         (self.finals if trial.purpose is Purpose.FINAL else self.search)[trial.recipe.key] = trial

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from hybrid_core.records import MeasureLimits, Outcome, Purpose, Recipe, Step, Trial
 from hybrid_core.search.space import Space
@@ -17,6 +18,9 @@ FINAL_HALF_WIDTH = 0.015
 # A lucky calm second makes few pairs look certain; what is published needs more of them.
 FINAL_MIN_PAIRS = 32
 _LEAST_ROUND_PAIRS = 12
+# A row that is right or wrong as a whole tells little: 384 of them that agree show 99 %. Windows of many predictions
+# decide long before. A final uses all of its rows, many or few, as its recipe needed them.
+QUALITY_ROWS, MOST_QUALITY_ROWS = 64, 384
 # A single outlier must not make a setting look free or unaffordable for the rest of the run.
 _LEAST_SCALE, _MOST_SCALE = 0.05, 20.0
 
@@ -95,6 +99,16 @@ class CostModel:
 def survey_limit_s(budget_s: float, remaining_s: float) -> float:
     """How long asking the settings may take: starting a process and building the model is most of it."""
     return min(120.0, max(20.0, budget_s / 6), remaining_s)
+
+
+def quality_limits(limits: MeasureLimits, purpose: Purpose, bound: float, seen_rows: int) -> MeasureLimits:
+    """How many held-out rows: while searching as many as decide about the accuracy bound, else a number fixed before.
+
+    `seen_rows` is what the recipe's search trial needed. Published numbers are taken without looking in between.
+    """
+    if purpose is Purpose.SEARCH:
+        return replace(limits, quality_samples=MOST_QUALITY_ROWS, accuracy_bound=bound)
+    return replace(limits, quality_samples=QUALITY_ROWS if seen_rows <= QUALITY_ROWS else MOST_QUALITY_ROWS)
 
 
 def limits_for(budget_s: float, purpose: Purpose, available_s: float, rounds: int = 1) -> MeasureLimits:

@@ -87,7 +87,7 @@ def test_what_cannot_be_repeated_is_refused_with_its_reason_and_exit_code_2(hub,
 
 def test_another_processor_needs_a_word_of_consent(hub, capsys, monkeypatch):
     original = f"{finished_run(hub)}:search:quantization=one"
-    monkeypatch.setattr(repeat_command, "elsewhere", lambda *_: ["the torch was 1, now it is 2"])
+    monkeypatch.setattr(repeat_command, "elsewhere", lambda *_: ["the version of torch was 1, now it is 2"])
     assert main(["repeat", original]) == 2
     assert "add --anyway to measure all the same" in capsys.readouterr().err
     assert main(["repeat", original, "--anyway"]) == 0

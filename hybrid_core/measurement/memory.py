@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,11 +21,9 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from hybrid_core.allocated import allocated_peak
 from hybrid_core.measurement.case import Case, synchronize
 from hybrid_core.records import Estimate
-
-# The profiler's library announces its own start and stop on standard error; read at its first use.
-os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 # storage address (or object identity where there is no storage) -> bytes
 Storages = dict[tuple[str, int], int]
@@ -181,22 +178,6 @@ def live_peak_bytes(case: Case, model: nn.Module, inputs: Any) -> tuple[int, int
             case.call(model, inputs)
 
     return allocated_peak(call), 0
-
-
-def allocated_peak(work: Callable[[], object]) -> int:
-    """Peak of the running sum of the CPU allocator's events while `work` runs."""
-    # Not torch.profiler.profile, which imports all of inductor, nor its events(), a tree that takes seconds to build.
-    with torch.autograd.profiler.profile(profile_memory=True) as profile:
-        work()
-    results = profile.kineto_results
-    assert results is not None, "a finished profile has results"
-    events = [event for event in results.events() if event.name() == "[memory]"]
-    on_cpu = sorted((e.start_ns(), i, e.nbytes()) for i, e in enumerate(events) if "CPU" in str(e.device_type()))
-    peak = running = 0
-    for _, _, nbytes in on_cpu:
-        running += nbytes
-        peak = max(peak, running)
-    return peak
 
 
 def _cuda_peaks(case: Case, model: nn.Module, inputs: Any) -> tuple[int, int]:

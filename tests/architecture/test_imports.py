@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[2]
 STDLIB = set(sys.stdlib_module_names)
 PACKAGES = ("hybrid_core", "workers", "storage", "pages")
 CONTRACT = ("hybrid_core.records", "hybrid_core.errors", "hybrid_core.config")
+# A leaf that counts allocated bytes, for the measurement and for the setting that lowers them.
+ALLOCATED = "hybrid_core.allocated"
 SCIENCE = ("torch", "numpy", "safetensors", "tqdm", "psutil", "pynvml")
 RUNTIMES = ("onnxruntime", "onnx", "openvino", "nncf")
 LIGHT_ADAPTIVE = ("hybrid_core.adaptive.recommend", "hybrid_core.adaptive.history")
@@ -26,12 +28,13 @@ ALLOWED = {
     # What only making data, training or bringing a model needs; imported inside functions.
     "hybrid_core.models.training": (*CONTRACT, *SCIENCE, "hybrid_core.models", "sklearn", "playwright", "PIL", "av"),
     "hybrid_core.models.brought": (*CONTRACT, *SCIENCE, "hybrid_core.models", "transformers"),
-    "hybrid_core.strategies": (*CONTRACT, *SCIENCE),
+    "hybrid_core.allocated": ("torch",),
+    "hybrid_core.strategies": (*CONTRACT, *SCIENCE, ALLOCATED),
     # The libraries of one method each, imported inside functions.
     "hybrid_core.strategies.precision": (*CONTRACT, *SCIENCE, "hybrid_core.strategies", "torchao", "scipy"),
     # Other runtimes are optional and large: imported inside functions, absent = unavailable with a reason.
     "hybrid_core.strategies.runtimes": (*CONTRACT, *SCIENCE, "hybrid_core.strategies", *RUNTIMES),
-    "hybrid_core.measurement": (*CONTRACT, *SCIENCE),
+    "hybrid_core.measurement": (*CONTRACT, *SCIENCE, ALLOCATED),
     "hybrid_core.rl": (*CONTRACT, *SCIENCE),
     "hybrid_core": ("hybrid_core", *SCIENCE),
     "storage": ("duckdb", "pyarrow", *CONTRACT),

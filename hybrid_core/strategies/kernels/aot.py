@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.strategies.base import Applied, Conflict, Method, Setting, Situation
 from hybrid_core.strategies.kernels.compilation import no_compiler_reason
+from hybrid_core.strategies.runtimes.exportable import hidden_from_exporters
 from hybrid_core.strategies.runtimes.foreign_memory import OutsideMemory
 from hybrid_core.strategies.runtimes.graph_file import (
     CallForm,
@@ -145,14 +146,7 @@ def refuse_what_cannot_be_exported(model: nn.Module, situation: Situation) -> st
         where = f"'{name}'" if name else "the model"
         if isinstance(module, RuntimeModule):
             return f"{where} already runs outside PyTorch in {module.engine.name}; choose one of the two"
-        if getattr(module, "_compiled_call_impl", None) is not None:
-            return f"{where} is already compiled by torch.compile; choose one of the two"
-        if any(isinstance(value, torch.ScriptObject) for value in vars(module).values()):
-            return (
-                f"{where} ({type(module).__name__}) holds packed quantized weights, which a compiled package cannot "
-                "take along; use it without this quantization"
-            )
-    return None
+    return hidden_from_exporters(model)
 
 
 def _write_package(

@@ -8,7 +8,6 @@ instead. Source: `torch.export` of PyTorch 2.13; figures in docs/negative-result
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +17,11 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
+from hybrid_core.allocated import allocated_peak
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.records import Workload
 from hybrid_core.strategies.base import Applied, Conflict, Method, Setting, Situation
+from hybrid_core.strategies.runtimes.exportable import hidden_from_exporters
 from hybrid_core.strategies.runtimes.graph_file import (
     CallForm,
     describe_tensors,
@@ -31,9 +32,6 @@ from hybrid_core.strategies.runtimes.graph_file import (
     record_call,
 )
 from hybrid_core.strategies.runtimes.session import relative_difference
-
-# The profiler's library announces its own start and stop on standard error; read at its first use.
-os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 # Forms of call (other arguments, or sizes that the guards of the earlier graphs exclude) that are exported at most.
 MOST_GRAPHS = 4
@@ -160,17 +158,7 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
             work()
             torch.cuda.synchronize(device)
             return torch.cuda.max_memory_allocated(device) - before
-        with torch.autograd.profiler.profile(profile_memory=True) as profile:
-            work()
-    results = profile.kineto_results
-    assert results is not None, "a finished profile has results"
-    events = [event for event in results.events() if event.name() == "[memory]"]
-    on_cpu = sorted((e.start_ns(), i, e.nbytes()) for i, e in enumerate(events) if "CPU" in str(e.device_type()))
-    peak = running = 0
-    for _, _, nbytes in on_cpu:
-        running += nbytes
-        peak = max(peak, running)
-    return peak
+        return allocated_peak(work)
 
 
 def _export(model: nn.Module, form: CallForm, example: tuple[Tensor, ...], is_open: bool) -> CallGraph:
@@ -228,16 +216,7 @@ def _unsupported(model: nn.Module, situation: Situation) -> str | None:
             "a decode hands a growing key-value cache object to the model, and an exported graph takes and gives "
             "tensors only; use it for a workload of whole calls"
         )
-    for name, module in model.named_modules():
-        where = f"'{name}'" if name else "the model"
-        if getattr(module, "_compiled_call_impl", None) is not None:
-            return f"{where} is compiled by torch.compile, which frees results by itself; choose one of the two"
-        if any(isinstance(value, torch.ScriptObject) for value in vars(module).values()):
-            return (
-                f"{where} ({type(module).__name__}) holds packed quantized weights, which an exported graph cannot "
-                "take along; use release_early without this quantization"
-            )
-    return None
+    return hidden_from_exporters(model)
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -31,9 +31,9 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
+from hybrid_core.allocated import allocated_peak  # noqa: E402
 from hybrid_core.evaluation import Case, case_from_registry  # noqa: E402
 from hybrid_core.measurement.machine import describe_versions  # noqa: E402
-from hybrid_core.allocated import allocated_peak  # noqa: E402
 from hybrid_core.measurement.memory import live_peak_bytes  # noqa: E402
 from hybrid_core.models.base import ModelEntry  # noqa: E402
 from hybrid_core.models.registry import ENTRIES  # noqa: E402

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.allocated import allocated_peak
+from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.strategies.pooling.release_early import MOST_GRAPHS, WORTH_SHARE
 from tests.hybrid_core.strategies.pooling_pieces import STRATEGY, TinyDecoder, apply, decode_situation, noise
 

@@ -126,7 +126,7 @@ def _build(case: Case, change: Change, limits: MeasureLimits, example: Any, cens
     del output
     # Before any code of the candidate runs, and before the census: counting may fill a cache of the model.
     line = roofline.read_roofline(case, baseline)
-    after = census | memory.live_storages()
+    after = census | memory.live_storages(ignore=case.makers.kept())
     held = memory.held_bytes(baseline, census, after)
     parts = guards.fingerprint(baseline)
     contest = Contest(

@@ -1,8 +1,12 @@
 """Every cheat is refused by name, by the real procedure, in the phase that is to find it."""
 
+import time
+
 import pytest
+import torch
 
 from hybrid_core.records import Outcome
+from tests.hybrid_core.measurement import cheats
 from tests.hybrid_core.measurement.cheats import CHEATS
 from tests.hybrid_core.measurement.trying import try_candidate
 
@@ -15,3 +19,44 @@ def test_a_cheat_is_refused_by_name(cheat):
     assert trial.outcome is Outcome.WRONG and cheat.words in trial.reason, trial.reason
     assert trial.measurement is None
     assert trial.stage in (("timing", "warmup") if cheat.stage == "timing" else (trial.stage,))
+
+
+LOOSE_CHEATS = [
+    cheats.Constant,
+    cheats.Zeros,
+    cheats.Identity,
+    cheats.CachedByIdentity,
+    cheats.CachedByFirstValue,
+    cheats.FilledLater,
+    cheats.SkipsTheLastItem,
+    cheats.RightOnTheLastOfASample,
+    cheats.NanOnlyWhileTimed,
+]
+
+
+@pytest.mark.parametrize("cheat", LOOSE_CHEATS, ids=lambda cheat: cheat.__name__)
+def test_a_cheat_is_refused_also_where_precision_may_be_lost(cheat):
+    assert try_candidate(cheat, exact=False).outcome is Outcome.WRONG
+
+
+def test_the_process_is_left_as_it_was():
+    before = (torch.get_num_threads(), torch.get_default_dtype(), torch.get_rng_state(), torch.is_grad_enabled())
+    clocks = (time.perf_counter_ns, time.perf_counter, time.monotonic, torch.cuda.synchronize, torch.linalg.vector_norm)
+    changing = (
+        cheats.TakesMoreThreads,
+        cheats.ChangesTheDefaultDtype,
+        cheats.LeavesGradModeOff,
+        cheats.LeavesAutocastOn,
+        cheats.ReseedsEverybody,
+        cheats.PatchesTheTimer,
+        cheats.PatchesAllTimersWhileTimed,
+        cheats.PatchesTheWaiting,
+        cheats.PatchesTheComparison,
+    )
+    for cheat in changing:
+        assert try_candidate(cheat).outcome is Outcome.WRONG
+    assert torch.get_num_threads() == before[0] and torch.get_default_dtype() == before[1]
+    assert torch.equal(torch.get_rng_state(), before[2]) and torch.is_grad_enabled() == before[3]
+    assert not torch.is_autocast_enabled("cpu")
+    after = (time.perf_counter_ns, time.perf_counter, time.monotonic, torch.cuda.synchronize, torch.linalg.vector_norm)
+    assert after == clocks

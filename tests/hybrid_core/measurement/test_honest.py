@@ -1,10 +1,13 @@
 """Honest candidates pass, and what is odd about an untouched model is said instead of held against anybody."""
 
 import pytest
+import torch
+from torch import nn
 
+from hybrid_core.measurement.case import Case
 from hybrid_core.records import Outcome
 from tests.hybrid_core.measurement import honest
-from tests.hybrid_core.measurement.trying import Wrapped, case_of, try_candidate
+from tests.hybrid_core.measurement.trying import Honest, Wrapped, case_of, try_candidate
 
 pytestmark = pytest.mark.usefixtures("quick_census")
 
@@ -38,3 +41,40 @@ def test_what_is_odd_about_the_untouched_model_is_said(model, words):
 class Plain(Wrapped):
     def answer(self, *inputs):
         return self.honest(*inputs)
+
+
+def test_a_model_that_is_noisy_itself_gives_an_honest_copy_its_tolerance():
+    class Noisy(Honest):
+        def forward(self, x):
+            return super().forward(x) * (1 + 1e-3 * torch.randn(()))
+
+    trial = try_candidate(lambda model: None, case=case_of(Noisy))
+    assert trial.outcome is Outcome.OK, trial.reason
+    assert any("differs from itself" in warning for warning in trial.measurement.warnings)
+
+
+def test_a_baseline_that_gives_nan_cannot_be_compared():
+    class Broken(Honest):
+        def forward(self, x):
+            return super().forward(x) / 0
+
+    trial = try_candidate(lambda model: None, case=case_of(Broken))
+    assert trial.outcome is Outcome.INVALID_INPUT and "the untouched model itself gives infinity" in trial.reason
+
+
+def test_a_baseline_in_train_mode_is_named():
+    case = case_of()
+    trained = Case(**{**vars(case), "build": lambda: Honest().train()})
+    trial = try_candidate(lambda model: None, case=trained)
+    assert trial.outcome is Outcome.INVALID_INPUT and "train mode" in trial.reason and "eval()" in trial.reason
+
+
+def test_a_dropout_left_in_train_mode_is_named():
+    class Forgotten(Honest):
+        def eval(self):
+            super().eval()
+            self.drop = nn.Dropout(0.0).train()
+            return self
+
+    trial = try_candidate(lambda model: None, case=case_of(Forgotten))
+    assert "'drop' (Dropout) is in train mode" in trial.reason

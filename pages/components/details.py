@@ -8,12 +8,11 @@ from typing import Any
 import streamlit as st
 
 from hybrid_core.records import BASELINE_KEY
-from pages.components import charts, tables
+from pages.components import charts, memory_figures, tables
 from pages.components.events import fetch_kinds
 from pages.components.format import (
     PURPOSE_WORDS,
     TIMES,
-    bytes_text,
     duration,
     interval,
     is_number,
@@ -28,6 +27,7 @@ from pages.components.format import (
     verdict_word,
 )
 from pages.components.hub import query
+from pages.components.meanings import MEMORY_RATIO
 from pages.components.quality_figures import quality_figures
 from pages.components.states import asked_for
 
@@ -78,9 +78,11 @@ def candidate(run: Row, trials: Sequence[Row]) -> None:
     measurement = stored.get("measurement") or {}
     facts = _facts(trial) | quality_figures((measurement.get("quality") or {}).get("details") or {})
     st.table({plain(name): plain(value) for name, value in facts.items()}, border="horizontal")
+    environment = stored.get("environment") or measurement.get("environment") or {}
+    memory_figures.show(trial, environment)
     for change in trial.get("changes") or []:
         st.markdown(f"- {plain(change, 500)}")
-    _samples(measurement, stored.get("environment") or measurement.get("environment"))
+    _samples(measurement, environment)
 
 
 def search(run: Row, result: Row) -> None:
@@ -148,8 +150,9 @@ def _ratio_metric(run: Row, result: Row, name: str, title: str) -> None:
         ends = interval(low, high) if low != high else "counted exactly"
     colour = "gray" if word in ("tie", "unknown") else "blue" if is_number(value) and value > 1 else "red"
     st.metric(
-        title, shown, word, delta_color=colour, delta_arrow="off", delta_description=ends, border=True, height="stretch"
-    )
+        title, shown, word, delta_color=colour, delta_arrow="off", delta_description=ends, border=True,
+        height="stretch", help=MEMORY_RATIO if name == "memory" else None,
+    )  # fmt: skip
 
 
 def _fitness_metric(run: Row) -> None:
@@ -185,8 +188,6 @@ def _facts(trial: Row) -> dict[str, str]:
     error, calls = trial.get("max_abs_error"), trial.get("break_even_calls")
     return {
         "Latency": _against(milliseconds, trial, "latency_ms"),
-        "Peak memory": _against(bytes_text, trial, "peak_bytes"),
-        "Weights": _against(bytes_text, trial, "weight_bytes"),
         metric: f"{percent(trial.get('quality_value'))}, baseline {percent(trial.get('quality_baseline'))}{samples}",
         "Largest difference of an output": f"{error:.3g}" if is_number(error) else "unknown",
         "First call": duration(trial.get("first_call_s")),

@@ -28,6 +28,7 @@ from pages.components.format import (
     plain,
     recipe_text,
 )
+from pages.components.meanings import MEMORY, MEMORY_RATIO
 
 Row = Mapping[str, Any]
 # Column title -> its cells, all of the same length.
@@ -128,7 +129,9 @@ def columns_of(table: Table) -> dict[str, Any]:
     columns["Why"] = text("Why", width="large")
     for title in ("Latency (ms)", "Baseline (ms)"):
         columns[title] = number(title, format="%.3f")
-    for title in ("Peak memory (MiB)", "Took (s)", "Memory (MiB)", "Processor (%)"):
+    columns["Memory"] = number("Memory", format=f"%.2f{TIMES}", help=MEMORY_RATIO)
+    columns["Peak memory (MiB)"] = number("Peak memory (MiB)", format="%.1f", help=MEMORY["peak_bytes"][1])
+    for title in ("Took (s)", "Memory (MiB)", "Processor (%)"):
         columns[title] = number(title, format="%.1f")
     return {title: column for title, column in columns.items() if title in table}
 

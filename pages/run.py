@@ -4,7 +4,7 @@ from typing import Any
 
 import streamlit as st
 
-from pages.components import certainty, charts, details, handover, tables, together
+from pages.components import again, certainty, charts, details, handover, tables, together
 from pages.components.cards import TERMINAL, state_badge_line, verdict_sentence
 from pages.components.hub import find_run, query
 from pages.components.states import asked_for, come_in_through_app, empty, guard, run_from_address, unknown_run
@@ -55,21 +55,25 @@ else:
         empty("This run is still going; its numbers are final when it ends.", "pages/live.py", "Watch it", run=run_id)
     elif run["state"] != "finished":
         empty(verdict_sentence(run), "pages/optimize.py", "Start another run", model=run["model"])
+    elif again.repeats(run):
+        again.repetition(run, result)
     else:
         details.winner(run, result, trials)
         with guard("how sure it is"):
             certainty.certainty_part(run, result, trials)
-    if trials:
+    if trials and not again.repeats(run):
         with guard("the Pareto picture"):
             pareto_part(run, trials)
+    if trials:
         with guard("the table of candidates"):
             candidates_part(trials)
         with guard("what ensembles gained together"):
             together.synergy_part(run_id)
         with guard("one candidate"):
             details.candidate(run, trials)
-    if run["state"] == "finished":
+    if run["state"] == "finished" and not again.repeats(run):
         with guard("what to take away"):
             handover.take_away(run_id)
-    with guard("how it was searched"):
-        details.search(run, result)
+    if not again.repeats(run):
+        with guard("how it was searched"):
+            details.search(run, result)

@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 from hybrid_core.records import BASELINE_KEY, Recipe
+from pages.components.again import repeats
 from pages.components.format import (
     clock,
     duration,
@@ -97,6 +98,8 @@ def verdict_sentence(run: Row, noise_floor: Any = None) -> str:
     state = str(run.get("state"))
     if state in ("failed", "cancelled"):
         return f"{state.capitalize()}: {sentence(run.get('cause')) or 'no cause was recorded.'}"
+    if repeats(run):
+        return sentence(run.get("cause"), 600)
     if run.get("winner_key") in (None, "", BASELINE_KEY):
         return "Nothing beat the untouched model on this machine."
     word = verdict_word("speed", run.get("speed"), run.get("speed_low"), run.get("speed_high"), noise_floor)

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from hybrid_core.records import BASELINE_KEY
-from pages.components import charts, memory_figures, tables
+from pages.components import again, charts, memory_figures, tables
 from pages.components.events import fetch_kinds
 from pages.components.format import (
     PURPOSE_WORDS,
@@ -83,6 +83,7 @@ def candidate(run: Row, trials: Sequence[Row]) -> None:
     for change in trial.get("changes") or []:
         st.markdown(f"- {plain(change, 500)}")
     _samples(measurement, environment)
+    again.command(trial)
 
 
 def search(run: Row, result: Row) -> None:

@@ -2,20 +2,27 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
-from hybrid_core.records import MeasureRequest, Outcome, Purpose
+from hybrid_core.records import MeasureRequest, Outcome, Purpose, Trial
 from workers import repeat_command
 from workers.__main__ import main
 from workers.repeating import repeating
 
 
-def finished_run(hub):
-    run_id = hub.submit(seed=7, threads=2)
-    assert hub.wait_over(run_id)["state"] == "finished"
+@pytest.fixture(scope="module")
+def finished(hub_for_all):
+    """A run of seed 7 and two threads that is over."""
+    run_id = hub_for_all.submit(seed=7, threads=2)
+    assert hub_for_all.wait_over(run_id)["state"] == "finished"
     return run_id
+
+
+@pytest.fixture
+def hub(hub_for_all, finished, monkeypatch):
+    monkeypatch.setenv("HYBRID_DATA_DIR", str(hub_for_all.paths.root))
+    return hub_for_all
 
 
 def order_of(hub, trial_id):
@@ -29,8 +36,8 @@ def repeated_run(hub, trial_id):
     return next(run for run in runs if json.loads(run["config_json"])["repeats"] == trial_id)
 
 
-def test_a_trial_is_ordered_again_exactly_and_stored_apart_from_what_counts(hub, capsys):
-    original = f"{finished_run(hub)}:search:quantization=one"
+def test_a_trial_is_ordered_again_exactly_and_stored_apart_from_what_counts(hub, finished, capsys):
+    original = f"{finished}:search:quantization=one"
     before = [hub.client.query(name) for name in ("leaderboard", "history")]
     assert main(["repeat", original]) == 0
     printed = capsys.readouterr()
@@ -45,19 +52,20 @@ def test_a_trial_is_ordered_again_exactly_and_stored_apart_from_what_counts(hub,
     assert [hub.client.query(name) for name in ("leaderboard", "history")] == before
     assert (run["state"], run["winner_key"], run["trials"]) == ("finished", None, 1)
     assert run["cause"].startswith(f"{original} measured again: it agrees")
-    assert main(["repeat", again]) == 0
 
 
-def test_other_figures_are_a_disagreement_with_exit_code_1(hub, capsys):
-    original = f"{finished_run(hub)}:final:quantization=two"
+def test_other_figures_are_a_disagreement_with_exit_code_1(hub, finished, capsys):
+    original = f"{finished}:final:quantization=two"
     (hub.paths.root / "faster").touch()
-    assert main(["repeat", original]) == 1
+    code = main(["repeat", original])
+    (hub.paths.root / "faster").unlink()
+    assert code == 1
     printed = capsys.readouterr().out
     assert "it does not agree: speed 3.000 differs from 1.400 to 1.600" in printed
 
 
-def test_it_waits_while_a_run_measures_on_its_device(hub, wait_for, capsys):
-    original = f"{finished_run(hub)}:search:quantization=one"
+def test_it_waits_while_a_run_measures_on_its_device(hub, finished, capsys):
+    original = f"{finished}:search:quantization=one"
     hub.hold()
     busy = hub.submit()
     hub.wait_measuring(busy)
@@ -76,25 +84,29 @@ def test_it_waits_while_a_run_measures_on_its_device(hub, wait_for, capsys):
     ("trial", "sentence"),
     [("nowhere:search:quantization=one", "does not exist"), ("{run}:search:quantization=three", "is unknown")],
 )
-def test_what_cannot_be_repeated_is_refused_with_its_reason_and_exit_code_2(hub, capsys, monkeypatch, trial, sentence):
-    run_id = finished_run(hub)
+def test_what_cannot_be_repeated_is_refused_with_its_reason(hub, finished, capsys, monkeypatch, trial, sentence):
     if "{run}" in trial:
         ask = repeat_command.order_of
         monkeypatch.setattr(repeat_command, "order_of", lambda *given: {**ask(*given), "device": "cuda:3"})
-    assert main(["repeat", trial.format(run=run_id)]) == 2
+    assert main(["repeat", trial.format(run=finished)]) == 2
     assert sentence in capsys.readouterr().err
 
 
-def test_another_processor_needs_a_word_of_consent(hub, capsys, monkeypatch):
-    original = f"{finished_run(hub)}:search:quantization=one"
+def test_another_processor_needs_a_word_of_consent(hub, finished, capsys, monkeypatch):
+    original = f"{finished}:search:quantization=one"
     monkeypatch.setattr(repeat_command, "elsewhere", lambda *_: ["the version of torch was 1, now it is 2"])
     assert main(["repeat", original]) == 2
     assert "add --anyway to measure all the same" in capsys.readouterr().err
-    assert main(["repeat", original, "--anyway"]) == 0
+    monkeypatch.setattr(
+        repeat_command.terminal, "follow", lambda client, run_id, _: client.query("run", run_id=run_id)[0]
+    )
+    assert main(["repeat", original, "--anyway"]) == 2
+    printed = capsys.readouterr().err
+    assert "measuring all the same" in printed and "it was not measured again: run" in printed
 
 
-def test_a_request_for_another_model_than_the_trial_had_is_refused(hub):
-    original = f"{finished_run(hub)}:search:quantization=one"
+def test_a_request_for_another_model_than_the_trial_had_is_refused(hub, finished):
+    original = f"{finished}:search:quantization=one"
     client = hub.client
     order = repeat_command.order_of(client, repeat_command.stored(client, original))
     with pytest.raises(repeat_command.InvalidInput, match="the trial to repeat was measured with 'toy'"):
@@ -116,14 +128,13 @@ class Recorder:
         self.last = data
 
 
-def test_a_trial_of_several_processes_is_repeated_in_as_many_and_a_failure_ends_it(hub):
+def test_a_trial_of_several_processes_is_repeated_in_as_many_and_a_failure_ends_it(hub, finished):
     """`merge_rounds` has tests of its own; here one process fails, so that no numbers are joined."""
-    run_id = finished_run(hub)
-    text = hub.client.query("trial", trial_id=f"{run_id}:search:quantization=one")[0]["measurement_json"]
+    text = hub.client.query("trial", trial_id=f"{finished}:search:quantization=one")[0]["measurement_json"]
     measurement = json.loads(text)
     measurement["environment"]["rounds"] = [{"ratio": 1.5}] * 3
     request = MeasureRequest.from_json(measurement["environment"]["request"])
-    crashed = SimpleNamespace(**{"is_ok": False, "outcome": Outcome.CRASHED, "reason": "it broke", "measurement": None})
+    crashed = Trial("r9:repeat.1:x", "r9", request.recipe, Purpose.REPEAT, Outcome.CRASHED, "it broke")
     search = repeating({"trial_id": "x", "measurement": measurement})
     ended = search(None, None, (recorder := Recorder([crashed])).measure, recorder.emit, run_id="r9")
     assert "this time it ended as crashed: it broke" in ended.sentence

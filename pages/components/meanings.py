@@ -16,8 +16,8 @@ MEMORY = {
     ),
     "weight_bytes": (
         "Weights",
-        "What the model holds between calls: parameters, buffers, packed weights and all else that it keeps alive, each "
-        "piece of memory once.",
+        "What the model holds between calls: parameters, buffers, packed weights and all else that it keeps alive, "
+        "each piece of memory once.",
     ),
     "resident_bytes": (
         "Process at most",

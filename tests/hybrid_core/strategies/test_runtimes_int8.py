@@ -97,8 +97,44 @@ def test_calibration_sees_fresh_inputs_and_never_the_example():
         return images(100 + turn)
 
     applied = QUANTIZATION.apply("openvino_int8", network(), situation_of(images(1), fresh))
-    assert seen == list(range(openvino_low.CALIBRATION_CALLS))
-    assert "found on 8 calibration calls" in applied.changes[1]
+    assert seen == list(range(openvino_low.CALIBRATION_ITEMS // 4))  # four pictures a call
+    assert "found on 16 calibration calls" in applied.changes[1]
+
+
+def test_single_items_are_calibrated_with_more_calls_and_the_brightest_of_them_is_not_cut_off():
+    """Every eighth picture reaches 9; averaged over calls, the range would end near 4."""
+
+    def fresh(turn):
+        return (images(100 + turn, batch=1)[0].clamp(-3, 3) * (3.0 if turn % 8 == 0 else 1.0),)
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 32)).eval().requires_grad_(False)
+    applied = QUANTIZATION.apply("openvino_int8", model, situation_of(fresh(1), fresh))
+    assert f"found on {openvino_low.CALIBRATION_ITEMS} calibration calls" in applied.changes[1]
+    bright = fresh(808)
+    assert relative_error(model(*bright), applied.model(*bright)) < 0.03
+
+
+class Pooled(nn.Module):
+    """A mean over places, then a product."""
+
+    def __init__(self):
+        super().__init__()
+        self.before, self.after = nn.Linear(32, 96), nn.Linear(96, 64)
+
+    def forward(self, x):
+        return self.after(torch.relu(self.before(x)).mean(1))
+
+
+def test_the_product_behind_a_mean_stays_float32_because_a_range_inside_a_mean_is_computed_wrongly():
+    torch.manual_seed(2)
+    model = Pooled().eval().requires_grad_(False)
+
+    def places(turn):
+        return (torch.randn(16, 108, 32, generator=torch.Generator().manual_seed(turn)),)
+
+    applied = QUANTIZATION.apply("openvino_int8", model, situation_of(places(1), places))
+    assert "1 products behind a mean or sum stay float32" in applied.changes[1]
+    assert relative_error(model(*places(99)), applied.model(*places(99))) < 0.02
 
 
 def test_without_fresh_inputs_noisy_copies_of_the_example_stand_in():

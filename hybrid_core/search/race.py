@@ -59,8 +59,8 @@ class _Race:
                 if stop is not None:
                     return stop
         bench.queue = []
-        while (recipe := self._closest()) is not None:
-            stop = self._measure(recipe, len(self.taken[recipe]) + 1)
+        while (closest := self._closest()) is not None:
+            stop = self._measure(closest, len(self.taken[closest]) + 1)
             if stop is not None:
                 return stop
         for recipe in sorted(self.taken, key=lambda recipe: not recipe.is_baseline):

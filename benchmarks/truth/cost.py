@@ -3,7 +3,7 @@
 The phases are those of the A/A trials (an untouched model: nothing compiles), by the clock of the process that asked.
 Orchestration is measured on whole runs through the command line: hub, queue, spool, search and all, each in a data
 folder of its own: wall time from the run's start to its end, less the seconds of its measure processes. What the run
-says of itself (`cost` of its result) is kept beside it.
+says of itself (`cost` of its result) is kept beside it; it does not count the start of the run's own process.
 """
 
 from __future__ import annotations
@@ -48,22 +48,25 @@ def run_once(model: str, seed: int) -> dict[str, Any]:
 
 
 def facts_of_answer(answer: dict[str, Any]) -> dict[str, Any]:
-    """Wall seconds of the run and of its trials."""
-    run, trials = answer["run"], answer["trials"]
-    wall_s, trials_s = run["ended_at"] - run["started_at"], sum(trial["seconds"] for trial in trials)
+    """Wall seconds of the run, of its trials, and of the process that asked which settings the model cannot have.
+
+    An answer of that process is kept as a trial too, with its share of those seconds; it is counted once.
+    """
+    run = answer["run"]
+    trials = [trial for trial in answer["trials"] if trial["stage"] != "survey"]
+    account = (run.get("result") or {}).get("cost") or {}
     return {
-        "wall_s": round(wall_s, 2),
-        "trials_s": round(trials_s, 2),
+        "wall_s": round(run["ended_at"] - run["started_at"], 2),
+        "trials_s": round(sum(trial["seconds"] for trial in trials), 2),
+        "asking_s": round(account.get("parts_s", {}).get("asking the settings", 0.0), 2),
         "trials": len(trials),
-        "cost": (run.get("result") or {}).get("cost"),
+        "cost": account,
     }
 
 
 def orchestration_share(row: Row) -> float:
-    """The run's own account where it keeps one (asking the settings is no trial), else what no trial used."""
-    if row.get("cost"):
-        return float(row["cost"]["orchestration_share"])
-    return 1.0 - row["trials_s"] / row["wall_s"]
+    """Share of the wall time in which no process measured or answered; negative would be an error of the account."""
+    return float(1.0 - (row["trials_s"] + row["asking_s"]) / row["wall_s"])
 
 
 def print_row(row: Row) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.truth import aa, chain, noise, page, winners
+from benchmarks.truth import aa, chain, cost, noise, page, winners
 from benchmarks.truth.book import Book, kept_rows
 from benchmarks.truth.claims import claim_of, in_groups, known_spread, unpaired_means, unpaired_medians, wilson
 from benchmarks.truth.effects import calibrated_ratios, effect_tables
@@ -113,6 +113,14 @@ def test_burners_stand_still_until_they_are_switched_on() -> None:
         with noise.switched(processes, seed=0) as spans:
             pass
     assert spans == [] and all(process.poll() is not None for process in processes)
+
+
+def test_orchestration_is_what_neither_trials_nor_the_survey_used() -> None:
+    trials = [{"stage": "", "seconds": 30.0}, {"stage": "survey", "seconds": 2.0}, {"stage": "", "seconds": 5.0}]
+    run = {"started_at": 100.0, "ended_at": 140.0, "result": {"cost": {"parts_s": {"asking the settings": 4.0}}}}
+    facts = cost.facts_of_answer({"run": run, "trials": trials})
+    assert (facts["trials_s"], facts["trials"]) == (35.0, 2)
+    assert cost.orchestration_share(facts) == pytest.approx(1 / 40)
 
 
 def test_a_repeat_counts_as_inside_only_when_it_was_measured() -> None:

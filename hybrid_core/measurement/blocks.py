@@ -25,13 +25,13 @@ BLOCK_AGREEMENT = 0.05
 WAITED_LIMIT = BLOCK_AGREEMENT / 2
 OWN_SHARE_MARGIN = 0.10
 FEWEST_TO_COMPARE = 4
-SUSPENDED_LIMIT_MS = 50.0
+SUSPENDED_LIMIT_MS = 1000.0  # being interrupted between the readings of two clocks looks like a short sleep
 
 WAITING = "waiting for a processor that another process used"
-STOLEN = "processor time taken away by the hypervisor"
+LESS = "less processor time than usual in this race"
 SUSPENDED = "the machine was suspended"
 COMPUTING = "another process computed on the GPU"
-NOT_HEAT = frozenset((WAITING, STOLEN, SUSPENDED, COMPUTING))
+NOT_HEAT = frozenset((WAITING, LESS, SUSPENDED, COMPUTING))
 
 
 class BlockLog:
@@ -63,7 +63,7 @@ class BlockLog:
         if waited is not None and waited - self._usually_waited() > WAITED_LIMIT:
             found.append(WAITING)
         elif self._lost_processor(reading):
-            found.append(STOLEN)
+            found.append(LESS)
         return tuple(found)
 
     def disturbed(self) -> list[tuple[str, ...]]:

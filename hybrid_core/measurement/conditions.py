@@ -19,14 +19,15 @@ from hybrid_core.records import Estimate, MeasureLimits, Outcome
 
 PROCESSOR_KEYS = (*BLOCK_KEYS, "mhz")
 # A median of which a tenth is disturbed moves by at most 0.14 of the blocks' spread: less than the half width of its
-# interval up to 300 blocks. Fewer than three may be chance.
-DISTURBED_LIMIT, FEWEST_DISTURBED = 0.10, 3
+# interval up to 300 blocks. A single one is chance.
+DISTURBED_LIMIT, FEWEST_DISTURBED = 0.10, 2
 FOREIGN_LIMIT = 0.20
 STOLEN_LIMIT = 0.02
 NAMED_SHARE = 0.05
 MOST_NAMED = 5
 UNSTABLE_SHARE = 0.40
 UNSTABLE_FACTOR = 5.0
+FEWEST_TO_CONDEMN = 20  # the interval of a few blocks is wide because they are few
 
 
 def summarize(
@@ -101,12 +102,12 @@ def refuse_unstable(
 def unstable_reason(facts: Mapping[str, Any], ratio: Estimate, width: float, limits: MeasureLimits) -> str:
     """Why a race says nothing at all, as a sentence; empty when its figures can be used.
 
-    Three things together: much of it was disturbed, the interval is far wider than asked for, and it cannot even tell
-    faster from slower. A clear winner stays a winner on a busy machine, with a wide interval.
+    Three things together: much of it was disturbed, the interval of many blocks is far wider than asked for, and it
+    cannot even tell faster from slower. A clear winner stays a winner on a busy machine, with a wide interval.
     """
     taken = facts["blocks"] + facts["retaken"]
     disturbed = facts["disturbed_blocks"] + facts["retaken"]
-    decided = ratio.low > 1.0 or ratio.high < 1.0
+    decided = ratio.low > 1.0 or ratio.high < 1.0 or facts["blocks"] < FEWEST_TO_CONDEMN
     if decided or disturbed <= UNSTABLE_SHARE * taken or width <= UNSTABLE_FACTOR * limits.target_half_width:
         return ""
     reasons = ", ".join(facts["reasons"])

@@ -34,6 +34,7 @@ try:
         if behaviour == "talks nonsense":
             os.write(answer_fd, b"\x00\x00\x00\x05hello")
         variables = [name for name in os.environ if name.startswith("TEST_START_")]
-        tell({"ms": 7.0 + len(variables), "resident_bytes": question["repeats"]})
+        reading = {"wall_ms": 8.0, "own_ms": 7.0, "waited_ms": 0.5}
+        tell({"ms": 7.0 + len(variables), "resident_bytes": question["repeats"], "reading": reading})
 except PeerGone:
     Path(sys.argv[2]).write_text("left by itself")

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from hybrid_core.records import Outcome
-from tests.hybrid_core.measurement import cheats
+from tests.hybrid_core.measurement import (
+    cheats_left_out,
+    cheats_remembered,
+    cheats_tampering,
+    cheats_unfinished,
+    cheats_watched,
+)
 from tests.hybrid_core.measurement.cheats import CHEATS
 from tests.hybrid_core.measurement.trying import try_candidate
 
@@ -22,15 +28,15 @@ def test_a_cheat_is_refused_by_name(cheat):
 
 
 LOOSE_CHEATS = [
-    cheats.Constant,
-    cheats.Zeros,
-    cheats.Identity,
-    cheats.CachedByIdentity,
-    cheats.CachedByFirstValue,
-    cheats.FilledLater,
-    cheats.SkipsTheLastItem,
-    cheats.RightOnTheLastOfASample,
-    cheats.NanOnlyWhileTimed,
+    cheats_remembered.Constant,
+    cheats_remembered.Zeros,
+    cheats_remembered.Identity,
+    cheats_remembered.CachedByIdentity,
+    cheats_remembered.CachedByFirstValue,
+    cheats_unfinished.FilledLater,
+    cheats_left_out.SkipsTheLastItem,
+    cheats_watched.RightOnTheLastOfASample,
+    cheats_watched.NanOnlyWhileTimed,
 ]
 
 
@@ -43,15 +49,15 @@ def test_the_process_is_left_as_it_was():
     before = (torch.get_num_threads(), torch.get_default_dtype(), torch.get_rng_state(), torch.is_grad_enabled())
     clocks = (time.perf_counter_ns, time.perf_counter, time.monotonic, torch.cuda.synchronize, torch.linalg.vector_norm)
     changing = (
-        cheats.TakesMoreThreads,
-        cheats.ChangesTheDefaultDtype,
-        cheats.LeavesGradModeOff,
-        cheats.LeavesAutocastOn,
-        cheats.ReseedsEverybody,
-        cheats.PatchesTheTimer,
-        cheats.PatchesAllTimersWhileTimed,
-        cheats.PatchesTheWaiting,
-        cheats.PatchesTheComparison,
+        cheats_tampering.TakesMoreThreads,
+        cheats_tampering.ChangesTheDefaultDtype,
+        cheats_tampering.LeavesGradModeOff,
+        cheats_tampering.LeavesAutocastOn,
+        cheats_tampering.ReseedsEverybody,
+        cheats_tampering.PatchesTheTimer,
+        cheats_tampering.PatchesAllTimersWhileTimed,
+        cheats_tampering.PatchesTheWaiting,
+        cheats_tampering.PatchesTheComparison,
     )
     for cheat in changing:
         assert try_candidate(cheat).outcome is Outcome.WRONG
@@ -60,3 +66,8 @@ def test_the_process_is_left_as_it_was():
     assert not torch.is_autocast_enabled("cpu")
     after = (time.perf_counter_ns, time.perf_counter, time.monotonic, torch.cuda.synchronize, torch.linalg.vector_norm)
     assert after == clocks
+
+
+def test_there_are_cheats_of_every_kind_and_each_says_what_it_does():
+    assert len({cheat.__name__ for cheat in CHEATS}) == len(CHEATS) >= 60
+    assert all(cheat.__doc__ and cheat.words for cheat in CHEATS)

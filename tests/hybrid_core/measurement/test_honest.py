@@ -6,13 +6,14 @@ from torch import nn
 
 from hybrid_core.measurement.case import Case
 from hybrid_core.records import Outcome
-from tests.hybrid_core.measurement import honest
+from tests.hybrid_core.measurement import honest_models
+from tests.hybrid_core.measurement.honest import CONTROLS
 from tests.hybrid_core.measurement.trying import Honest, Wrapped, case_of, try_candidate
 
 pytestmark = pytest.mark.usefixtures("quick_census")
 
 
-@pytest.mark.parametrize("control", honest.CONTROLS, ids=lambda control: control.__name__)
+@pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.__name__)
 def test_an_honest_candidate_passes(control):
     trial = try_candidate(control, exact=control.exact, case=case_of(control.build, make_inputs=control.make_inputs))
     assert trial.outcome is Outcome.OK, trial.reason
@@ -20,14 +21,14 @@ def test_an_honest_candidate_passes(control):
 
 
 ODDITIES = [
-    (honest.DropoutModel, "the untouched model itself changes the random state of torch"),
-    (honest.DropoutModel, "the untouched model differs from itself by"),
-    (honest.ScratchModel, "the untouched model changes its own inputs: it changed input[0]"),
+    (honest_models.DropoutModel, "the untouched model itself changes the random state of torch"),
+    (honest_models.DropoutModel, "the untouched model differs from itself by"),
+    (honest_models.ScratchModel, "the untouched model changes its own inputs: it changed input[0]"),
     (
-        honest.DriftingModel,
+        honest_models.DriftingModel,
         "the untouched model changes itself from call to call (norm.running_mean, norm.running_var)",
     ),
-    (honest.ReusingModel, "the untouched model writes its next answer over the one before"),
+    (honest_models.ReusingModel, "the untouched model writes its next answer over the one before"),
 ]
 
 

@@ -58,11 +58,20 @@ def summarize(
 
 def disturbances(facts: Mapping[str, Any]) -> list[str]:
     """What was wrong with the machine, one clause each with its figures; empty when it was quiet."""
-    found, taken = [], facts["blocks"] + facts["retaken"]
+    return [*_of_blocks(facts), *_of_neighbours(facts)]
+
+
+def _of_blocks(facts: Mapping[str, Any]) -> list[str]:
+    taken = facts["blocks"] + facts["retaken"]
     disturbed = facts["disturbed_blocks"] + facts["retaken"]
-    if disturbed >= FEWEST_DISTURBED and disturbed > DISTURBED_LIMIT * taken:
-        counts = f"{disturbed} of {taken} timed blocks were disturbed ({', '.join(facts['reasons'])})"
-        found.append(f"{counts}, {facts['retaken']} were taken again and {facts['disturbed_blocks']} had to be kept")
+    if disturbed < FEWEST_DISTURBED or disturbed <= DISTURBED_LIMIT * taken:
+        return []
+    counts = f"{disturbed} of {taken} timed blocks were disturbed ({', '.join(facts['reasons'])})"
+    return [f"{counts}, {facts['retaken']} were taken again and {facts['disturbed_blocks']} had to be kept"]
+
+
+def _of_neighbours(facts: Mapping[str, Any]) -> list[str]:
+    found = []
     if (facts["foreign_share"] or 0.0) > FOREIGN_LIMIT:
         named = ", ".join(f"{other['name']} (pid {other['pid']}) {other['share']:.0%}" for other in facts["others"])
         found.append(
@@ -82,7 +91,8 @@ def condition_warnings(log: BlockLog, facts: Mapping[str, Any]) -> list[str]:
     if throttled:
         words = ", ".join(sorted(throttled))
         warnings.append(f"still throttled after {len(log.again)} retakes ({words}): times are too high")
-    why = disturbances(facts)
+    only_heat = not NOT_HEAT & set(facts["reasons"])
+    why = _of_neighbours(facts) if only_heat else disturbances(facts)
     return [*warnings, *([f"the machine was not quiet while timed: {'; '.join(why)}"] if why else [])]
 
 

@@ -41,6 +41,9 @@ def test_the_twin_has_the_environment_without_the_variables_and_leaves_with_its_
         monkeypatch.setenv(name, value)
     with fake(tmp_path) as twin:
         assert twin.sample(5, 3) == 7.0, "each variable that reached the twin adds a millisecond"
+        assert twin.sample(6, 3) == 7.0 and twin.pid() == twin._process.pid
+        assert twin.reading() == {"wall_ms": 16.0, "own_ms": 14.0, "waited_ms": 1.0}, "of both samples together"
+        assert twin.reading() == {}
         facts = twin.facts()
         assert os.getpgid(twin._process.pid) == os.getpgrp(), "it must be killed with its group"
     assert facts["start_variables"] == VARIABLES and facts["baseline_resident_bytes"] == 3
@@ -151,6 +154,7 @@ def test_a_real_trial_is_timed_against_a_process_without_the_variables(tmp_path)
     assert facts["baseline_process"].startswith("the untouched model was timed in a process of its own")
     assert trial.measurement.max_abs_error == 0.0 and len(trial.measurement.pairs_ms) == 4
     assert "timing" in phases and "page" in " ".join(trial.measurement.changes)
+    assert 0 < facts["conditions"]["own_share"] <= 1 and facts["conditions"]["blocks"] == 2
 
 
 def test_an_export_starts_with_the_variables_that_settings_ask_for_and_with_no_others():

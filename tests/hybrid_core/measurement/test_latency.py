@@ -1,6 +1,8 @@
 """Timing is tested with a clock that the models themselves advance, so every expected number is exact."""
 
+import contextlib
 import gc
+import os
 import re
 import time
 from dataclasses import replace
@@ -202,6 +204,37 @@ def test_a_device_that_stays_throttled_is_flagged_and_does_not_hang():
     assert len(timing.telemetry) == 6
 
 
+def test_blocks_that_waited_for_a_processor_are_taken_again_and_their_times_are_not_mixed_in():
+    watch = Watch()
+    slow_then_fast = lambda call: 50.0 if call < 4 else 5.0  # noqa: E731
+    telemetry = FakeTelemetry([{"wall_ms": 200.0, "own_ms": 20.0, "waited_ms": 180.0}] * 2)
+    race = race_of(watch, Worker(watch, slow_then_fast), Worker(watch, slow_then_fast), telemetry=telemetry)
+    timing = latency.take_pairs(race, MeasureLimits(max_pairs=12), 1, 0)
+    assert set(timing.pairs_ms) == {(5.0, 5.0)}
+    assert (timing.conditions["retaken"], timing.conditions["disturbed_blocks"]) == (2, 0)
+    assert timing.conditions["blocks"] == len(timing.pairs_ms) // 2
+
+
+def test_only_what_is_timed_is_watched():
+    watched, watch = [], Watch()
+
+    class Watching(NoTelemetry):
+        @contextlib.contextmanager
+        def watching(self):
+            watched.append("begin")
+            yield
+            watched.append("end")
+
+    baseline = Worker(watch, lambda call: watched.append("baseline") or 1.0)
+    candidate = Worker(watch, lambda call: watched.append("candidate") or 1.0)
+    check = lambda expected, got: watched.append("check")  # noqa: E731
+    race = race_of(watch, baseline, candidate, check=check, telemetry=Watching())
+    latency.take_pairs(race, MeasureLimits(min_pairs=4, max_pairs=4), 1, 0)
+    assert watched[:10] == ["begin", "baseline", "candidate", "end", "check"] + [
+        "begin", "candidate", "baseline", "end", "check"
+    ]  # fmt: skip
+
+
 def test_answers_of_every_pair_are_checked_after_the_clock_stopped():
     watch, checked = Watch(), []
 
@@ -278,6 +311,24 @@ def test_both_processes_draw_equal_inputs_from_the_seed_that_is_sent():
         latency.checked_sample(other, seed, 1)
     there = [x for _, x in told]
     assert sorted(x.sum().item() for x in here) == sorted(x.sum().item() for x in there)
+
+
+def test_of_two_processes_in_turn_what_either_waited_counts_for_the_block():
+    watch = Watch()
+    here = FakeTelemetry([{"wall_ms": 20.0, "own_ms": 20.0, "waited_ms": 0.0}] * 100)
+
+    class Busy(ElsewhereClock):
+        def reading(self):
+            return {"wall_ms": 20.0, "own_ms": 10.0, "waited_ms": 10.0}
+
+        def pid(self):
+            return 4711
+
+    race = replace(race_apart(watch, []), telemetry=here, baseline_clock=Busy(watch, 8.0, []))
+    timing = latency.take_pairs(race, MeasureLimits(min_pairs=4, max_pairs=8, max_timed_s=600), 1, 0)
+    assert (timing.conditions["own_share"], timing.conditions["waited_share"]) == (0.75, 0.25)
+    assert timing.conditions["disturbed_blocks"] == timing.conditions["blocks"] == len(timing.pairs_ms) // 2
+    assert latency._own_processes(race) == {os.getpid(), 4711}
 
 
 def test_a_baseline_that_is_lost_in_another_process_ends_the_timing():

@@ -69,6 +69,8 @@ def process_state(*, with_random: bool = True) -> dict[str, Any]:
         "number of hooks on all modules": len(module_hooks._global_forward_hooks)
         + len(module_hooks._global_forward_pre_hooks),
     }
+    if torch.cuda.is_initialized():
+        state["current stream of the GPU"] = torch.cuda.current_stream().cuda_stream
     state |= {_FUNCTION + name: getattr(owner, attribute) for name, (owner, attribute) in _functions().items()}
     return state | _random_state() if with_random else state
 
@@ -110,7 +112,8 @@ def restored_state(threads: int) -> Iterator[None]:
     """Run with `threads` threads and put the process back afterwards, whatever the candidate did."""
     saved = process_state(with_random=False)
     torch_random, python_random, numpy_random = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    functions = {name: (owner, attribute) for name, (owner, attribute) in _functions().items()}
+    functions = _functions()
+    stream = torch.cuda.current_stream() if torch.cuda.is_initialized() else None
     if threads > 0:
         torch.set_num_threads(threads)
     try:
@@ -126,6 +129,8 @@ def restored_state(threads: int) -> Iterator[None]:
         torch.set_autocast_enabled("cuda", saved["autocast mode of the GPU"])
         torch.set_float32_matmul_precision(saved["float32 matmul precision"])
         torch.use_deterministic_algorithms(saved["deterministic algorithms"])
+        if stream is not None:
+            torch.cuda.set_stream(stream)
         torch.set_rng_state(torch_random)
         random.setstate(python_random)
         np.random.set_state(numpy_random)
@@ -142,7 +147,9 @@ def _functions() -> dict[str, tuple[Any, str]]:
 
 def _random_state() -> dict[str, Any]:
     numpy_state: dict[str, Any] = np.random.get_state(legacy=False)  # type: ignore[assignment]
+    gpu = torch.cuda.get_rng_state().numpy().tobytes() if torch.cuda.is_initialized() else b""
     return {
+        "random state of the GPU": gpu,
         "random state of torch": torch.get_rng_state().numpy().tobytes(),
         "random state of Python": random.getstate(),
         "random state of NumPy": (numpy_state["state"]["key"].tobytes(), numpy_state["state"]["pos"]),

@@ -9,6 +9,7 @@ import gc
 from tests.hybrid_core.measurement.trying import Wrapped, case_of
 
 CHEATS: list[type] = []
+GPU_CHEATS: list[type] = []
 
 
 def timed() -> bool:
@@ -26,4 +27,4 @@ class Cheat(Wrapped):
 
     def __init_subclass__(cls):
         if "Base" not in cls.__name__:
-            CHEATS.append(cls)
+            (GPU_CHEATS if cls.__module__.endswith("_gpu") else CHEATS).append(cls)

@@ -13,7 +13,7 @@ from tests.hybrid_core.measurement import (
     cheats_unfinished,
     cheats_watched,
 )
-from tests.hybrid_core.measurement.cheats import CHEATS
+from tests.hybrid_core.measurement.cheats import CHEATS, GPU_CHEATS
 from tests.hybrid_core.measurement.trying import try_candidate
 
 pytestmark = pytest.mark.usefixtures("quick_census")
@@ -25,6 +25,14 @@ def test_a_cheat_is_refused_by_name(cheat):
     assert trial.outcome is Outcome.WRONG and cheat.words in trial.reason, trial.reason
     assert trial.measurement is None
     assert trial.stage in (("timing", "warmup") if cheat.stage == "timing" else (trial.stage,))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("cheat", GPU_CHEATS, ids=lambda cheat: cheat.__name__)
+def test_a_cheat_on_a_gpu_is_refused_by_name(cheat):
+    trial = try_candidate(cheat, case=cheat.case())
+    assert trial.outcome is Outcome.WRONG and cheat.words in trial.reason, trial.reason
 
 
 LOOSE_CHEATS = [

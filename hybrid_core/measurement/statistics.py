@@ -6,11 +6,13 @@ A block's value is the mean of its log ratios, the estimate is the median over b
 *smoothed* bootstrap: the plain percentile bootstrap of a median of six to fifteen blocks covers the truth in only
 85-92 % of cases, and stopping at the first narrow interval makes that worse. With a little noise of the median's own
 order added to each resample (Silverman and Young, Biometrika 74, 1987) the coverage is 95 % from six blocks on.
-Quality is judged by a ratio of means whose rows (whole windows, whole images) are resampled together for both models.
+Blocks that follow their neighbours tell less than independent ones, so the interval grows with their correlation, and
+a race, which stops when its interval is narrow, is computed at 97 % to keep 95 % of what it says.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -25,6 +27,10 @@ Array = npt.NDArray[np.float64]
 PAIRS_PER_BLOCK = 2
 RESAMPLES = 1000
 COVERAGE = 0.95
+RACE_LEVEL = 0.97
+_SMOOTHING = 0.8
+_MOST_CORRELATION = 0.7
+_NEGLIGIBLE = 1e-24  # a sum of squares that rounding alone can make
 _IQR_OF_NORMAL = 1.349  # interquartile range of a standard normal, turns an IQR into a standard deviation
 
 
@@ -58,9 +64,8 @@ def ratio_of_pairs(pairs_ms: Sequence[tuple[float, float]], seed: int = 0) -> Es
     >>> ratio_of_pairs([(3.0, 1.5)] * 6)
     Estimate(value=2.0, low=2.0, high=2.0)
     """
-    blocks = block_means(log_ratios(pairs_ms))
-    low, high = median_interval(blocks, seed)
-    return Estimate(_exp(float(np.median(blocks))), _exp(low), _exp(high))
+    low, middle, high = log_interval(pairs_ms, seed)
+    return Estimate(_exp(middle), _exp(low), _exp(high))
 
 
 def half_width(pairs_ms: Sequence[tuple[float, float]], seed: int = 0) -> float:
@@ -69,8 +74,15 @@ def half_width(pairs_ms: Sequence[tuple[float, float]], seed: int = 0) -> float:
     >>> half_width([(3.0, 1.5)] * 6)
     0.0
     """
-    low, high = median_interval(block_means(log_ratios(pairs_ms)), seed)
+    low, _, high = log_interval(pairs_ms, seed)
     return (high - low) / 2
+
+
+def log_interval(pairs_ms: Sequence[tuple[float, float]], seed: int = 0) -> tuple[float, float, float]:
+    """Low end, median and high end of the log ratio of a race that may stop when this is narrow."""
+    blocks = block_means(log_ratios(pairs_ms))
+    low, high = median_interval(blocks, seed, RACE_LEVEL)
+    return low, float(np.median(blocks)), high
 
 
 def median_of_blocks(values: npt.ArrayLike, seed: int = 0) -> Estimate:
@@ -80,57 +92,59 @@ def median_of_blocks(values: npt.ArrayLike, seed: int = 0) -> Estimate:
     return Estimate(float(np.median(blocks)), low, high)
 
 
-def median_interval(values: npt.ArrayLike, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the median of independent values by the smoothed bootstrap of the module's docstring."""
+def median_interval(values: npt.ArrayLike, seed: int = 0, level: float = COVERAGE) -> tuple[float, float]:
+    """Interval of the median of values in the order they were taken, by the smoothed bootstrap described above."""
     array = np.asarray(values, dtype=np.float64)
     if array.size < 2:
         return -math.inf, math.inf
-    low, high = np.quantile(resampled_medians(array, seed), _tails())
+    low, high = np.quantile(resampled_medians(array, seed), _tails(level))
     return float(low), float(high)
 
 
 def resampled_medians(values: npt.ArrayLike, seed: int = 0) -> Array:
-    """The smoothed bootstrap's draws of the median, widened about it for small samples; at least two values."""
+    """The smoothed bootstrap's draws of the median of at least two values, widened for few and for correlated ones."""
     array = np.asarray(values, dtype=np.float64)
     count = array.size
-    generator = np.random.default_rng(seed)
-    noise = _scale(array) / math.sqrt(count) * generator.standard_normal((RESAMPLES, count))
-    medians = np.median(array[generator.integers(0, count, (RESAMPLES, count))] + noise, axis=1)
+    chosen, noise = _median_draws(count, seed)
+    medians = _row_medians(array[chosen] + _SMOOTHING * _scale(array) / math.sqrt(count) * noise)
     centre = float(np.median(array))
-    widened: Array = centre + (1.0 + 1.0 / count) * (medians - centre)
+    widened: Array = centre + (1.0 + 1.0 / count) * serial_widening(array) * (medians - centre)
     return widened
 
 
-def mean_of_rows(rows: npt.ArrayLike, seed: int = 0) -> Estimate:
-    """Mean over rows with its 95 % percentile bootstrap interval.
+def serial_widening(values: npt.ArrayLike) -> float:
+    """How much wider an interval must be because neighbours resemble each other; 1 where they do not.
 
-    >>> mean_of_rows([0.5, 0.5, 0.5])
-    Estimate(value=0.5, low=0.5, high=0.5)
+    sqrt((1 + r) / (1 - r)), exact for a first-order autoregression, with the correlation r of neighbours after cutting
+    outliers to three standard deviations; r of so few values is 1/n too low on average.
+
+    >>> serial_widening([1.0, 2.0, 1.0, 2.0, 1.0, 2.0]), round(serial_widening([1.0, 1.1, 1.2, 2.0, 2.1, 2.2]), 2)
+    (1.0, 2.38)
     """
-    array = np.asarray(rows, dtype=np.float64)
-    means = array[_row_draws(array.size, seed)].mean(axis=1)
-    low, high = np.quantile(means, _tails())
-    return Estimate(float(array.mean()), float(low), float(high))
+    array = np.asarray(values, dtype=np.float64)
+    middle, reach = np.median(array), 3 * _scale(array)
+    cut = np.clip(array - middle, -reach, reach)
+    cut -= cut.mean()
+    total = float(cut @ cut)
+    if total <= _NEGLIGIBLE:
+        return 1.0
+    correlation = min(max(float(cut[1:] @ cut[:-1]) / total + 1 / array.size, 0.0), _MOST_CORRELATION)
+    return math.sqrt((1 + correlation) / (1 - correlation))
 
 
-def ratio_of_means(candidate_rows: npt.ArrayLike, baseline_rows: npt.ArrayLike, seed: int = 0) -> Estimate:
-    """Mean of the candidate's rows over mean of the baseline's, rows resampled as pairs.
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """P values of several comparisons, each raised so that one false "different" among all stays as rare as it says.
 
-    A row is a cluster: 256 predictions of one window stand or fall together, so they are one draw.
+    Holm's step-down needs no independence and rejects all that Bonferroni does (Scand. J. Stat. 6, 1979).
 
-    >>> ratio_of_means([0.4, 0.2], [0.8, 0.4])
-    Estimate(value=0.5, low=0.5, high=0.5)
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03, 0.005])]
+    [0.03, 0.06, 0.06, 0.02]
     """
-    candidate, baseline = (np.asarray(rows, dtype=np.float64) for rows in (candidate_rows, baseline_rows))
-    if candidate.shape != baseline.shape or candidate.size == 0:
-        raise InvalidInput(f"{candidate.size} candidate rows beside {baseline.size}; give the same rows for both")
-    if baseline.mean() <= 0:
-        raise InvalidInput(f"the baseline's mean is {baseline.mean():g}; a ratio needs a positive one")
-    draws = _row_draws(candidate.size, seed)
-    below = baseline[draws].mean(axis=1)
-    ratios = candidate[draws].mean(axis=1)[below > 0] / below[below > 0]
-    low, high = np.quantile(ratios, _tails())
-    return Estimate(float(candidate.mean() / baseline.mean()), float(low), float(high))
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return tuple(adjusted)
 
 
 def relative_spread(values: npt.ArrayLike) -> float:
@@ -170,12 +184,23 @@ def _scale(array: Array) -> float:
     return float(min(array.std(ddof=1), (high - low) / _IQR_OF_NORMAL))
 
 
-def _row_draws(count: int, seed: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+def _row_medians(rows: Array) -> Array:
+    """The median of each row; sorting whole rows is several times faster than `np.median`, which selects."""
+    count = rows.shape[1]
+    ordered = np.sort(rows, axis=1)
+    medians: Array = (ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2
+    return medians
 
 
-def _tails() -> tuple[float, float]:
-    return (1 - COVERAGE) / 2, (1 + COVERAGE) / 2
+@functools.lru_cache(maxsize=16)  # a race looks at few sizes, always with its own seed
+def _median_draws(count: int, seed: int) -> tuple[npt.NDArray[np.int64], Array]:
+    generator = np.random.default_rng(seed)
+    noise = generator.standard_normal((RESAMPLES, count))
+    return generator.integers(0, count, (RESAMPLES, count)), noise
+
+
+def _tails(level: float) -> tuple[float, float]:
+    return (1 - level) / 2, (1 + level) / 2
 
 
 def _exp(value: float) -> float:

@@ -65,9 +65,12 @@ def main() -> None:
 def measure_parts(chosen: argparse.Namespace) -> None:
     """Part by part; the rows of parts that were not asked for stay as they are."""
     book = Book(kept_rows([] if chosen.resume else chosen.parts), targets_of, chosen.count)
-    for name in chosen.parts:
-        book.begin(name)
-        PARTS[name](book, quick=chosen.quick)
+    try:
+        for name in chosen.parts:
+            book.begin(name)
+            PARTS[name](book, quick=chosen.quick)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the rows so far are kept, --resume goes on")
     book.write()
     print()
     for target in targets_of(list(book.rows.values())):

@@ -9,20 +9,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hybrid_core.models.registry import get_entry
 from hybrid_core.recipes import start_variables
 from hybrid_core.records import MeasureLimits, MeasureRequest, Purpose, Recipe, Subject, Trial, to_json
+from hybrid_core.search.costs import limits_for
 from workers.engines.containment import ROOFLINE_VARIABLE
 from workers.engines.local import LocalEngine
 
 REGISTRY_COMMAND = (sys.executable, "-m", "workers.measure_process")
-# A search of two minutes gives its trials these; quality has no part in what is asked here, so it is kept short.
-SEARCH = MeasureLimits(target_half_width=0.02, min_pairs=12, max_pairs=200, max_timed_s=3.0, quality_samples=8)
-FINAL = replace(SEARCH, target_half_width=0.015, min_pairs=32, max_timed_s=6.0)
+# What a search of two minutes gives each of its trials.
+SEARCH = limits_for(120.0, Purpose.SEARCH, 120.0)
 
 
 @dataclass(frozen=True)

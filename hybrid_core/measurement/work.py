@@ -58,7 +58,9 @@ class Work:
         counts = [int(data[name]) for name in names]
         if min(counts) < 0:
             raise ValueError(f"counts of work {counts} cannot be negative")
-        return cls(*counts, tuple(str(name) for name in data["uncounted"]), str(data["problem"]))
+        flops, needed, weights, answer = counts
+        uncounted = tuple(str(name) for name in data["uncounted"])
+        return cls(flops, needed, weights, answer, uncounted, str(data["problem"]))
 
 
 def count_work(case: Case, model: nn.Module, inputs: Any) -> Work:
@@ -68,7 +70,8 @@ def count_work(case: Case, model: nn.Module, inputs: Any) -> Work:
             answer = case.call(model, inputs)
     except Exception as error:  # code of all kinds runs under the watch, and a count is never worth a trial
         return Work(0, 0, 0, 0, problem=f"the call cannot be watched ({type(error).__name__}: {str(error)[:200]})")
-    return watch.work(tensor_leaves(answer))
+    counted: Work = watch.work(tensor_leaves(answer))
+    return counted
 
 
 @dataclass
@@ -81,7 +84,7 @@ class _Operation:
     weights: dict[int, int] = field(default_factory=dict)
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operator; `writer` remembers by address which one last wrote a storage of this call."""
 
     supports_higher_order_operators = True
@@ -92,7 +95,7 @@ class _Watch(TorchDispatchMode):
         return False
 
     def __init__(self, inputs: list[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._inputs = {_address(tensor) for tensor in inputs}
         self._operations: list[_Operation] = []
         self._writer: dict[int, int] = {}
@@ -171,7 +174,7 @@ def _formula(func: Any) -> Callable[..., int] | None:
 
 
 def _cpu_attention_flops(query: Tensor, key: Tensor, value: Tensor, *others: Any, **named: Any) -> int:
-    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
 
 
 def _may_hide_products(func: Any) -> bool:

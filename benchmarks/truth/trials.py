@@ -22,7 +22,7 @@ from workers.engines.local import LocalEngine
 
 REGISTRY_COMMAND = (sys.executable, "-m", "workers.measure_process")
 # What a search of two minutes gives each of its trials.
-SEARCH = limits_for(120.0, Purpose.SEARCH, 120.0)
+SEARCH = limits_for(120.0, Purpose.SEARCH, 300.0)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 Questions and methods (each in a file of `benchmarks/truth/`; every trial is a fresh measure process, as in a search):
 
-    aa       The empty recipe against the untouched model, 7 workloads of 0.1 to 100 ms, 30 times each: how often is
+    aa       The empty recipe against the untouched model, 7 workloads of 0.1 to 100 ms, 32 times each: how often is
              nothing called faster than nothing, and how far does a ratio move from process to process?   20 minutes
-    noise    100 trials while processes burn all cores at random moments, 50 quiet ones between: are they flagged?
+    noise    110 trials while processes burn all cores at random moments, 55 quiet ones between: are they flagged?
              Burns every core that it may use; restrict it with taskset.                                   15 minutes
     planted  A chain of equal blocks of which the candidate has some less, so that 0, 1, 2, 5 or 10 % is true, 40 times
              each, after a calibration of the chain in 5 processes: detection, bias, coverage.             20 minutes

@@ -24,7 +24,7 @@ SUBJECTS = (
     ("llama", "tiny", "prefill"),
     ("llama", "tiny", "decode"),
 )
-TURNS, QUICK_TURNS = 30, 2
+TURNS, QUICK_TURNS = 32, 2
 
 
 def measure(book: Book, *, quick: bool) -> None:

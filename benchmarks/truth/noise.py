@@ -23,7 +23,7 @@ from hybrid_core.records import Outcome
 
 PART = "noise"
 SUBJECTS = (("convnet", "tiny", "forward"), ("vit", "tiny", "forward"), ("llama", "tiny", "prefill"))
-NOISY, QUICK_NOISY = 100, 4
+NOISY, QUICK_NOISY = 110, 4
 LEAST_DISTURBED = 0.1
 ON_S, OFF_S = (0.2, 1.5), (0.2, 1.5)
 # Told by one byte, and gone when its pipe is: a benchmark that is killed must not leave a burning core behind.

@@ -15,13 +15,12 @@ from hybrid_core.fitness import verdicts_of
 from hybrid_core.records import MeasureLimits, Outcome, Purpose, Recipe, Trial, to_json, trial_name
 from hybrid_core.search.account import Account
 from hybrid_core.search.book import TrialBook
-from hybrid_core.search.costs import Budget, CostModel, limits_for, quality_limits, survey_limit_s
+from hybrid_core.search.costs import Budget, CostModel, limits_for, quality_limits
 from hybrid_core.search.final import choose_finalists
-from hybrid_core.search.hints import KnownConflict, Survey
+from hybrid_core.search.hints import KnownConflict, Surveyed
 from hybrid_core.search.merging import merge_rounds
 from hybrid_core.search.noise import Noise
 from hybrid_core.search.space import Space
-from hybrid_core.synergy import synergies
 
 
 class Measure(Protocol):
@@ -39,8 +38,6 @@ OPENING_SHARE = 0.5
 # Each finalist is measured in this many processes, or in two where those would take more of the budget than its share.
 ROUNDS = 3
 RACE_SHARE = 0.5
-# Below this many settings asking first costs as much as trying.
-FEWEST_TO_SURVEY = 3
 
 
 class Bench:
@@ -198,18 +195,10 @@ class Bench:
             if recipe.key not in self.book.search and not self.book.is_blocked(recipe):
                 self.skip(recipe.key, f"not measured: {why}")
 
-    def survey(self, ask: Survey) -> None:
-        """Ask the open single settings whether the model can have them; those that cannot become trials at once.
-
-        A few settings are tried as quickly as they are asked, and a survey that fails leaves everything to be tried.
-        """
-        steps = [recipe.steps[0] for recipe in self.space.singles if self.is_open(recipe)]
-        limit_s = survey_limit_s(self.config.budget_s, self.budget.remaining_s)
-        if len(steps) < FEWEST_TO_SURVEY or limit_s <= 0:
-            return
-        self.tell_progress("search", f"asking {len(steps)} settings whether this model can have them")
+    def take_answers(self, ask: Callable[[], Surveyed]) -> None:
+        """Ask, charge the seconds, and write down as trials what the model cannot have."""
         started_s = self._clock()
-        found = ask(steps, limit_s)
+        found = ask()
         self.budget.charge(found.seconds, self._clock() - started_s)
         self.account.add_asking(found.seconds)
         self.emit("survey", found.to_event())
@@ -252,12 +241,6 @@ class Bench:
                 "sentence": sentence,
             },
         )
-
-    def tell_synergies(self) -> None:
-        """Say what each measured ensemble gained over the product of its parts."""
-        found = synergies([*self.book.search.values(), *self.book.finals.values()], self.book.noise_floors)
-        if found:
-            self.emit("synergy", {"synergies": to_json(found)})
 
     def finalists(self) -> list[Recipe]:
         """Who would enter the final race now, best first."""

@@ -22,6 +22,7 @@ from hybrid_core.fitness import (
     verdicts_of,
 )
 from hybrid_core.measurement.rounds import detectable, log_half_width
+from hybrid_core.measurement.statistics import holm
 from hybrid_core.records import Estimate, Measurement, Recipe, Trial, Verdict
 from hybrid_core.search.noise import BETWEEN, estimates_of, usable
 
@@ -108,24 +109,10 @@ def final_verdicts(entries: Sequence[Trial], noise_floors: Mapping[str, float]) 
         for t in entries
         if t.measurement is not None and t.is_ok and "p_value" in t.measurement.environment.get(BETWEEN, {})
     }
-    for key, chance in holm(chances).items():
+    for key, chance in zip(chances, holm(list(chances.values())), strict=True):
         if chance > SIGNIFICANCE:
             found[key]["speed"] = Verdict.TIE
     return found
-
-
-def holm(chances: Mapping[str, float]) -> dict[str, float]:
-    """Each p-value as it counts among the others: the smallest times their number, the next times one less.
-
-    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
-    {'a': 0.03, 'c': 0.06, 'b': 0.06}
-    """
-    adjusted: dict[str, float] = {}
-    largest = 0.0
-    for number, key in enumerate(sorted(chances, key=lambda key: (chances[key], key))):
-        largest = max(largest, min(1.0, chances[key] * (len(chances) - number)))
-        adjusted[key] = largest
-    return adjusted
 
 
 def detectable_gain(finals: Sequence[Trial]) -> float | None:

@@ -28,7 +28,9 @@ from hybrid_core.search.race import measure_untouched, race
 from hybrid_core.search.result import SearchResult, Stop
 from hybrid_core.search.space import Space
 from hybrid_core.search.starting import starting_points
+from hybrid_core.search.surveying import survey as ask_first
 from hybrid_core.selection.registry import choose_parents
+from hybrid_core.synergy import synergies
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class _Search:
         if self.should_stop():
             return stopping.cancelled()
         if survey is not None:
-            self.bench.survey(survey)
+            ask_first(self.bench, survey)
         return None
 
     def explore(self) -> Stop:
@@ -231,7 +233,7 @@ class _Search:
         book = self.bench.book
         self.bench.queue = []
         self.bench.skip_unmeasured_singles(stop.sentence)
-        self.bench.tell_synergies()
+        self.tell_synergies()
         self.bench.tell_progress("done", crowned.sentence)
         return SearchResult(
             winner=crowned.winner,
@@ -254,6 +256,15 @@ class _Search:
             detectable=detectable_gain(list(book.finals.values())),
             cost=self.bench.account.to_event(self.bench.budget.elapsed_s),
         )
+
+    def tell_synergies(self) -> None:
+        """Say what each measured ensemble gained over the product of its parts."""
+        book = self.bench.book
+        # The parts were measured in one process each, whatever the race had.
+        floors = book.noise_floors | {"speed": book.noise.floor() or book.noise_floors["speed"]}
+        found = synergies([*book.search.values(), *book.finals.values()], floors)
+        if found:
+            self.bench.emit("synergy", {"synergies": to_json(found)})
 
     def crowned(self, stop: Stop, finalists: Sequence[Recipe]) -> Crowned:
         """The winner by the numbers of the final race; without a race nobody is crowned, and the sentence says so."""

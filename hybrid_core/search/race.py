@@ -7,10 +7,10 @@ during the race then changes for all of them. What is left of the budget goes wh
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
-from hybrid_core.measurement.rounds import combine_rounds, log_half_width
+from hybrid_core.measurement.rounds import combine_rounds
+from hybrid_core.measurement.stop_rule import most_useful_round
 from hybrid_core.records import Estimate, Purpose, Recipe, Trial
 from hybrid_core.search import stopping
 from hybrid_core.search.bench import ROUNDS, Bench
@@ -105,19 +105,17 @@ class _Race:
         self.bench.skip(f"final:{recipe.key}", f"no time left to race {recipe.key} again{how} in the final")
 
     def _closest(self) -> Recipe | None:
-        """The finalist of which another round may decide something that is open; None when none may or none fits."""
+        """The finalist of which another round would tell most; None when nothing is open, or none is left or fits.
+
+        The untouched model takes part as what it is, 1.0: it is as good a winner as any.
+        """
         bench, found = self.bench, self._combined()
-        if not bench.in_processes:
+        index = most_useful_round([*found.values(), Estimate.exact(1.0)]) if bench.in_processes else None
+        if index is None or index == len(found):
             return None
-        leader = max(found, key=lambda recipe: found[recipe].value, default=None)
-        useful = []
-        for recipe, estimate in found.items():
-            count = len(self.taken[recipe])
-            fits = bench.expected_round_s([recipe], bench.rounds) < bench.budget.remaining_s
-            rivals = [found[leader]] if leader is not None and leader != recipe else []
-            if count < MOST_ROUNDS and fits and may_decide(estimate, [Estimate.exact(1.0), *rivals], count):
-                useful.append((count, -log_half_width(estimate), recipe.key, recipe))
-        return min(useful)[-1] if useful else None
+        recipe = list(found)[index]
+        fits = bench.expected_round_s([recipe], bench.rounds) < bench.budget.remaining_s
+        return recipe if fits and len(self.taken[recipe]) < MOST_ROUNDS else None
 
     def _combined(self) -> dict[Recipe, Estimate]:
         """The speed of every finalist that stands, over its rounds so far."""
@@ -127,20 +125,3 @@ class _Race:
             if not recipe.is_baseline and all(trial.is_ok for trial in trials) and all(map(is_positive, speeds)):
                 found[recipe] = combine_rounds(speeds, self.known)
         return found
-
-
-def may_decide(estimate: Estimate, rivals: Sequence[Estimate], rounds: int) -> bool:
-    """True when an interval overlaps with a rival's, and the ones that the most rounds would give might not.
-
-    >>> may_decide(Estimate(1.02, 0.99, 1.05), [Estimate.exact(1.0)], 3)
-    False
-    >>> may_decide(Estimate(1.03, 0.995, 1.066), [Estimate.exact(1.0)], 3)
-    True
-    """
-    shrunk = math.sqrt(rounds / MOST_ROUNDS)
-    for rival in rivals:
-        apart = abs(math.log(estimate.value / rival.value))
-        reach = log_half_width(estimate) + log_half_width(rival)
-        if shrunk * reach < apart <= reach:
-            return True
-    return False

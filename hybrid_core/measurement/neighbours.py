@@ -24,6 +24,11 @@ class Ticks:
     stolen_ms: float
 
 
+def ticks_between(before: Ticks, after: Ticks) -> Ticks:
+    """What the processors did in between."""
+    return Ticks(after.all_ms - before.all_ms, after.busy_ms - before.busy_ms, after.stolen_ms - before.stolen_ms)
+
+
 @dataclass(frozen=True)
 class Census:
     """Processor time so far of every process by its identity (pid, start), and of the processors."""
@@ -68,16 +73,14 @@ def busy_processes(before: Census, after: Census, own: frozenset[int], least_sha
 
 def foreign_share(before: Census, after: Census, own: frozenset[int]) -> float | None:
     """Share of the allowed processors' time that neither we nor idleness used; None where too little was counted."""
-    all_ms = after.ticks.all_ms - before.ticks.all_ms
-    if all_ms < LEAST_COUNTED_MS:
+    between = ticks_between(before.ticks, after.ticks)
+    if between.all_ms < LEAST_COUNTED_MS:
         return None
     ours = sum(used - before.used_ms.get(key, 0.0) for key, used in after.used_ms.items() if key[0] in own)
-    return min(1.0, max(0.0, (after.ticks.busy_ms - before.ticks.busy_ms - ours) / all_ms))
+    return min(1.0, max(0.0, (between.busy_ms - ours) / between.all_ms))
 
 
 def stolen_share(before: Census, after: Census) -> float | None:
     """Share of the allowed processors' time that the hypervisor gave to somebody else; None as above."""
-    all_ms = after.ticks.all_ms - before.ticks.all_ms
-    if all_ms < LEAST_COUNTED_MS:
-        return None
-    return min(1.0, max(0.0, (after.ticks.stolen_ms - before.ticks.stolen_ms) / all_ms))
+    between = ticks_between(before.ticks, after.ticks)
+    return min(1.0, max(0.0, between.stolen_ms / between.all_ms)) if between.all_ms >= LEAST_COUNTED_MS else None

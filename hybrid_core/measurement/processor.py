@@ -14,11 +14,10 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hybrid_core.measurement.environment import cpu_mhz
-from hybrid_core.measurement.neighbours import Census, Ticks, take_census
+from hybrid_core.measurement.neighbours import Census, Ticks, take_census, ticks_between
 
 # Taken at import, before a model's code can patch them.
 _monotonic_ns, _process_ns = time.monotonic_ns, time.process_time_ns
@@ -99,7 +98,8 @@ class Kernel:
     def _text(path: str) -> str:
         """A kernel file, empty where there is none: threads and processes end while one looks."""
         try:
-            return Path(path).read_text(encoding="utf-8", errors="replace")
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (half the time)
+                return file.readall().decode(errors="replace")
         except OSError:
             return ""
 
@@ -137,14 +137,14 @@ class ProcessorWatch:
 def difference(before: Counters, after: Counters) -> dict[str, Any]:
     """One watched stretch as a reading; a clock that stood still and a thread that ended count as nothing."""
     own_ms = (after.own_ns - before.own_ns) / 1e6
-    busy_ms = _less(after.ticks and after.ticks.busy_ms, before.ticks and before.ticks.busy_ms)
+    ticks = ticks_between(before.ticks, after.ticks) if before.ticks and after.ticks else None
     return {
         "wall_ms": (after.wall_ns - before.wall_ns) / 1e6,
         "own_ms": own_ms,
         "waited_ms": _waited_between(before.waited_ns, after.waited_ns),
         "switches": _less(after.switches, before.switches),
-        "stolen_ms": _less(after.ticks and after.ticks.stolen_ms, before.ticks and before.ticks.stolen_ms),
-        "foreign_ms": None if busy_ms is None else busy_ms - own_ms,
+        "stolen_ms": None if ticks is None else ticks.stolen_ms,
+        "foreign_ms": None if ticks is None else ticks.busy_ms - own_ms,
         "suspended_ms": None if after.suspended_ns is None else (after.suspended_ns - (before.suspended_ns or 0)) / 1e6,
     }
 

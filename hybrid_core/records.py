@@ -200,7 +200,8 @@ class MeasureLimits:
     """How much a measurement may cost and how sure it must become.
 
     The timed phase stops when the half width of the 95 % interval of the log ratio is below
-    `target_half_width`, or at `max_pairs` or `max_timed_s`; the measurement says which. Quality is counted on
+    `target_half_width`, when the candidate is slower by more than `loser_margin` for certain (1 turns that off), or at
+    `max_pairs` or `max_timed_s`; the measurement says which. Quality is counted on
     `quality_samples` held-out rows; with an `accuracy_bound` on fewer where they decide whether it is kept.
     """
 
@@ -212,6 +213,7 @@ class MeasureLimits:
     accuracy_bound: float | None = None
     transform_timeout_s: float = 180.0
     total_timeout_s: float = 300.0
+    loser_margin: float = 0.1
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> MeasureLimits:

@@ -52,11 +52,14 @@ class ResidentSet:
     def begin_stretch(self) -> bool:
         """Forget the kernel's peak, but not ours; whether it could be forgotten."""
         self._highest = self.peak()
-        try:
-            _CLEAR.write_text(_CLEAR_PEAK)
-        except OSError:
-            return False
-        return True
+        return _forget_peak()
+
+    @contextlib.contextmanager
+    def not_counted(self) -> Iterator[None]:
+        """Inside, what is taken and given back is our own doing and no peak; where peaks cannot be forgotten it is."""
+        self.begin_stretch()
+        yield
+        _forget_peak()
 
 
 RESIDENT = ResidentSet()
@@ -147,6 +150,14 @@ def memory_facts(cold: Mapping[str, Stretch], warm: Mapping[str, Stretch], held:
         "resident_peak_bytes": RESIDENT.peak(),
     }
     return facts if held is None else {**facts, "gpu_process_bytes": held}
+
+
+def _forget_peak() -> bool:
+    try:
+        _CLEAR.write_text(_CLEAR_PEAK)
+    except OSError:
+        return False
+    return True
 
 
 def _status_bytes(name: str) -> int | None:

@@ -22,6 +22,7 @@ from torch import nn
 from hybrid_core.measurement.case import Case
 from hybrid_core.measurement.ceilings import Ceilings, ceilings_of
 from hybrid_core.measurement.nested import tensor_leaves
+from hybrid_core.measurement.process_memory import RESIDENT
 from hybrid_core.measurement.work import Work, count_work
 
 # The sparsest published mixture of experts chooses 8 of 256 (DeepSeek-V3, arXiv:2412.19437): a model that computes all
@@ -95,8 +96,9 @@ def read_roofline(case: Case, baseline: nn.Module) -> Roofline:
     """What was taken over, or is measured now; to be called before any code of a candidate runs."""
     if _taken_over and _taken_over[0].fits(case):
         return _taken_over[0]
-    inputs = case.fresh_inputs(case.generator("work"))
-    return Roofline(count_work(case, baseline, inputs), ceilings_of(case.device, torch.get_num_threads()))
+    work = count_work(case, baseline, case.fresh_inputs(case.generator("work")))
+    with RESIDENT.not_counted():
+        return Roofline(work, ceilings_of(case.device, torch.get_num_threads()))
 
 
 def judge(roofline: Roofline, baseline_ms: float, candidate_ms: float, inputs_repeat: Callable[[], bool]) -> Verdict:

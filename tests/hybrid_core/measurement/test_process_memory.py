@@ -47,6 +47,16 @@ def test_the_peak_since_the_start_survives_forgetting():
     assert resident.peak_of_stretch() < high <= resident.peak()
 
 
+@needs_forgetting
+def test_what_is_not_counted_leaves_no_peak():
+    ResidentSet().begin_stretch()
+    resident = ResidentSet()
+    before = resident.peak()
+    with resident.not_counted():
+        torch.ones(TAKEN // 4)
+    assert resident.peak() < before + TAKEN / 2
+
+
 class Scripted(ResidentSet):
     """A system that cannot forget, with a scripted resident set and peaks."""
 

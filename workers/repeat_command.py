@@ -88,7 +88,8 @@ def order_of(client: Client, repetition: Repetition) -> dict[str, Any]:
 def tell_wait(client: Client, run_id: str, repetition: Repetition) -> None:
     """Say under which run it is stored, and whether something else is measured first."""
     device = repetition.request.subject.device
-    busy = [row for row in client.query("runs") if row["state"] == RunState.RUNNING and row["device"] == device]
+    others = [row for row in client.query("runs") if row["run_id"] != run_id]
+    busy = [row for row in others if row["state"] == RunState.RUNNING and row["device"] == device]
     first = f"; {device} is measured on by run {busy[0]['run_id']}, this waits for it" if busy else ""
     many = f"{repetition.processes} processes" if repetition.processes > 1 else "one process"
     _tell(f"run {run_id} measures it again in {many}{first}; Ctrl-C cancels it", sys.stderr)

@@ -64,7 +64,7 @@ class Agreement:
             found["top1_agreement"] = sum(self._same_top) / len(self._same_top)
             found["kl_nats"] = sum(self._kl) / len(self._kl)
         if self._signal > 0:
-            found["max_error"] = self._largest
+            found["largest_difference"] = self._largest
             if self._answer > 0:
                 found["cosine"] = min(1.0, self._product / math.sqrt(self._signal * self._answer))
             if self._noise > 0:

@@ -28,7 +28,7 @@ from pages.components.format import (
 )
 from pages.components.hub import query
 from pages.components.meanings import MEMORY_RATIO
-from pages.components.quality_figures import quality_figures
+from pages.components.quality_figures import quality_figures, rows_used
 from pages.components.states import asked_for
 
 Row = Mapping[str, Any]
@@ -76,9 +76,10 @@ def candidate(run: Row, trials: Sequence[Row]) -> None:
     rows = query("trial", trial_id=str(trial["trial_id"]))
     stored: Row = rows[0] if rows else {}
     measurement = stored.get("measurement") or {}
-    facts = _facts(trial) | quality_figures((measurement.get("quality") or {}).get("details") or {})
+    environment: Row = stored.get("environment") or measurement.get("environment") or {}
+    facts = _facts(trial) | rows_used(environment)
+    facts |= quality_figures((measurement.get("quality") or {}).get("details") or {})
     st.table({plain(name): plain(value) for name, value in facts.items()}, border="horizontal")
-    environment = stored.get("environment") or measurement.get("environment") or {}
     memory_figures.show(trial, environment)
     for change in trial.get("changes") or []:
         st.markdown(f"- {plain(change, 500)}")

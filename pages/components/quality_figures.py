@@ -18,6 +18,9 @@ LABELS = {
     "top1_agreement": "Same top answer as the untouched model",
     "equal_answers": "Same answer as the untouched model",
     "relative_error": "Relative difference from the untouched model",
+    "largest_difference": "Largest difference of an answer on held-out rows",
+    "cosine": "Cosine between its answers and the untouched model's",
+    "sqnr_db": "Signal to noise of the difference (dB)",
 }
 SHARES = ("_agreement", "_answers", "_error", "_rate", "_share", "_accuracy")
 
@@ -36,6 +39,17 @@ def quality_figures(details: Mapping[str, Any]) -> dict[str, str]:
         baseline = f", baseline {_figure(name, twin)}" if twin is not None else ""
         figures[_label(name)] = _figure(name, value) + baseline
     return figures
+
+
+def rows_used(environment: Mapping[str, Any]) -> dict[str, str]:
+    """How many held-out rows were asked and why no more, for example 'decided after 32 of 384 rows: ...'.
+
+    >>> rows_used({"quality": {"stopped": "all 64 rows were used"}})
+    {'Held-out rows': 'all 64 rows were used'}
+    """
+    told = environment.get("quality")
+    stopped = told.get("stopped") if isinstance(told, Mapping) else None
+    return {"Held-out rows": one_line(stopped)} if stopped else {}
 
 
 def _label(name: str) -> str:

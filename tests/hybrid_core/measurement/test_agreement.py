@@ -19,7 +19,7 @@ def test_the_ratio_of_signal_to_noise_is_twenty_decibels_for_each_factor_of_ten(
     signal = torch.tensor([3.0, -4.0], dtype=torch.float64)
     figures = agreement_of(signal, signal * (1 + error)).details()
     assert figures["sqnr_db"] == pytest.approx(-20 * math.log10(error))
-    assert figures["max_error"] == pytest.approx(4 * error) and figures["cosine"] == pytest.approx(1.0)
+    assert figures["largest_difference"] == pytest.approx(4 * error) and figures["cosine"] == pytest.approx(1.0)
     assert figures["relative_error"] == pytest.approx(error)
 
 
@@ -57,7 +57,7 @@ def test_figures_of_many_rows_are_those_of_all_numbers_at_once():
 
 def test_equal_answers_have_no_noise_and_so_no_ratio_to_it():
     figures = agreement_of(torch.ones(3), torch.ones(3)).details()
-    assert figures == {"relative_error": 0.0, "max_error": 0.0, "cosine": pytest.approx(1.0)}
+    assert figures == {"relative_error": 0.0, "largest_difference": 0.0, "cosine": pytest.approx(1.0)}
 
 
 def test_distributions_are_compared_as_pytorch_does():

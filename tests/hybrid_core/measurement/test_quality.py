@@ -196,7 +196,7 @@ class RankingTask(SequenceTask):
 def test_real_valued_answers_are_as_close_as_their_relative_error_and_have_no_likelihood():
     quality, preservation, _, _ = measure_quality(case_of(RankingTask()), Scale(), Scale(0.9), 40)
     assert quality.details["relative_error"] == pytest.approx(0.1, abs=1e-6)
-    assert set(quality.details) == {"relative_error", "max_error", "cosine", "sqnr_db"}
+    assert set(quality.details) == {"relative_error", "largest_difference", "cosine", "sqnr_db"}
     assert preservation.value == 1.0 and quality.value.value == 0.5
 
 

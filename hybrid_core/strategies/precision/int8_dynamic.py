@@ -3,7 +3,8 @@
 No calibration data is needed. `int8_keep_ends` leaves the first and the last layer that runs as they are: they touch
 what goes in and what comes out, and cost accuracy out of proportion to their bytes. On CPUs without VNNI the fast
 kernel saturates at full range, so activations keep 7 bits (`reduce_range`) and a probe refuses an engine that adds
-wrongly.
+wrongly. Stacks of experts are int8 in the same way where the model multiplies one expert at a time; where it does not,
+or torchao, which rounds them, is missing, they stay float32 and the change says so.
 Sources: Jacob et al. 2018 (arXiv 1712.05877); the FBGEMM paper, Khudia et al. 2021 (arXiv 2101.05615).
 """
 
@@ -19,6 +20,7 @@ from torch.ao.nn.quantized import dynamic as quantized_dynamic
 from torch.ao.quantization import per_channel_dynamic_qconfig
 
 from hybrid_core.strategies.base import Applied, Method, Setting, Situation, list_briefly, refuse_when
+from hybrid_core.strategies.precision.expert_stacks import find_stacks, quantize_stacks
 from hybrid_core.strategies.precision.linear_layers import (
     float_linears,
     left_in_float32,
@@ -28,6 +30,7 @@ from hybrid_core.strategies.precision.linear_layers import (
 )
 from hybrid_core.strategies.precision.proof import prove_it_runs
 from hybrid_core.strategies.precision.saturation import adds_correctly
+from hybrid_core.strategies.precision.torchao_library import without_torchao
 
 # Fastest first, as measured on AVX2; each must pass the probe before it is used.
 ENGINES = ("x86", "fbgemm", "onednn", "qnnpack")
@@ -73,8 +76,8 @@ def unavailable(device: str, setting: str) -> str | None:
 
 
 def _unsupported(model: nn.Module, situation: Situation) -> str | None:
-    if not float_linears(model):
-        return "the model has no float32 nn.Linear layer, and int8_dynamic quantizes nothing else"
+    if not float_linears(model) and (not find_stacks(model) or without_torchao("int8_dynamic")):
+        return "the model has no float32 nn.Linear layer and no stack of experts, and nothing else is quantized"
     return None
 
 
@@ -103,16 +106,18 @@ def _pack(model: nn.Module, situation: Situation, setting: str, kept: list[str])
     engine = correct_engine()
     assert engine is not None, "unavailable() was asked before"
     names = [name for name in layers if name not in kept]
+    stacks = () if without_torchao(setting) else quantize_stacks(model, situation, dynamic=True)
     with prove_it_runs(setting, model, situation):
         packed = replace_each(model, partial(packed_by, engine), names)
     count = f"{len(names)} of {len(layers)} nn.Linear layers"
-    changes = [f"stored {count} as int8, engine {engine} ({list_briefly(names)})"]
+    changes = [f"stored {count} as int8, engine {engine} ({list_briefly(names)})"] if names else []
+    refuse_when(None if names or any(said.startswith("stored") for said in stacks) else "; ".join(stacks))
     if kept:
         changes.append(f"kept {list_briefly(kept)} in float32: the ends of the example call, or tied to another module")
     doubled = [name for name in tied if name not in kept]
     if doubled:
         changes.append(f"{list_briefly(doubled)} shares its weight with another module, which keeps the float32 bytes")
-    return Applied(packed, (*changes, *left_in_float32(packed)))
+    return Applied(packed, (*changes, *stacks, *left_in_float32(packed)))
 
 
 _REFERENCES = ("https://arxiv.org/abs/1712.05877", "https://arxiv.org/abs/2101.05615")

@@ -52,14 +52,14 @@ class Int8Stack(Tensor):
         return self.weight_int8 * self.scale
 
     def __repr__(self) -> str:  # type: ignore[override]
-        return f"Int8Stack(shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
+        return f"{type(self).__name__}(shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
 
     def __tensor_flatten__(self) -> tuple[list[str], None]:
         return ["weight_int8", "scale"], None
 
-    @staticmethod
-    def __tensor_unflatten__(inner: dict[str, Tensor], facts: Any, size: Any, stride: Any) -> Int8Stack:
-        return Int8Stack(inner["weight_int8"], inner["scale"])
+    @classmethod
+    def __tensor_unflatten__(cls, inner: dict[str, Tensor], facts: Any, size: Any, stride: Any) -> Int8Stack:
+        return cls(inner["weight_int8"], inner["scale"])
 
     @classmethod
     def __torch_function__(
@@ -79,9 +79,9 @@ class Int8Stack(Tensor):
         cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in _KEEPING:
-            return Int8Stack(func(args[0].weight_int8), func(args[0].scale))
+            return cls(func(args[0].weight_int8), func(args[0].scale))
         if func is torch.ops.aten._to_copy.default and (kwargs or {}).get("dtype") in (None, args[0].dtype):
             where = {"device": (kwargs or {}).get("device")}
-            return Int8Stack(func(args[0].weight_int8, **where), func(args[0].scale, **where))
+            return cls(func(args[0].weight_int8, **where), func(args[0].scale, **where))
         plain_args, plain_kwargs = tree_map(lambda t: t.widened() if type(t) is cls else t, (args, kwargs or {}))
         return func(*plain_args, **plain_kwargs)

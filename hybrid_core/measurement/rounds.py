@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean
+from statistics import NormalDist, fmean, median
 
 from hybrid_core.errors import InvalidInput
 from hybrid_core.measurement.student import f_tail, t_quantile, t_tail
@@ -46,7 +46,8 @@ def spread_of(
     """The spread pooled over groups of log ratios, each of one recipe in several processes; None without a repeat.
 
     `around_zero` are log ratios of A/A comparisons, whose true value is known, so that each counts. `errors` are the
-    standard errors inside the processes (`standard_error`).
+    standard errors inside the processes (`standard_error`); their median counts, since one race that ended at its time
+    limit with a wide interval must not explain away how far all others differ.
 
     >>> spread = spread_of([[0.01, 0.03], [0.5, 0.5, 0.5]], around_zero=[0.02])
     >>> spread and (round(spread.sd, 4), spread.degrees)
@@ -57,8 +58,8 @@ def spread_of(
     if not degrees:
         return None
     squares = sum(_squares(group, fmean(group)) for group in repeated) + _squares(around_zero, 0.0)
-    within = math.sqrt(fmean(error * error for error in errors)) if errors else 0.0
-    return Spread(math.sqrt(squares / degrees), degrees, within)
+    within = median(errors) if errors else 0.0
+    return Spread(math.sqrt(squares / degrees), degrees, within if math.isfinite(within) else 0.0)
 
 
 def combine_rounds(rounds: Sequence[Estimate], known: Spread | None) -> Estimate:

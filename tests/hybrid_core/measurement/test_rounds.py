@@ -9,9 +9,11 @@ import pytest
 import scipy.stats
 
 from hybrid_core.errors import InvalidInput
+from hybrid_core.fitness import SMALLEST_NOISE_FLOOR, judge
 from hybrid_core.measurement import rounds, student
 from hybrid_core.measurement.rounds import Spread, combine_rounds, log_half_width, noise_floor, spread_of, widen
-from hybrid_core.records import Estimate
+from hybrid_core.measurement.stop_rule import most_useful_round
+from hybrid_core.records import Estimate, Verdict
 
 NORMAL = NormalDist().inv_cdf(0.975)
 INSIDE = 0.01  # standard error inside one process: an interval of ±2 %, what the stop rule asks for
@@ -162,6 +164,25 @@ def test_the_spread_is_pooled_over_recipes_and_a_a_counts_around_zero():
     assert found.degrees == 3 * 2 + 4
     assert found.sd == pytest.approx(math.sqrt(squares / 10))
     assert spread_of([[0.1], []]) is None
+
+
+def test_one_race_with_a_wide_interval_does_not_explain_away_how_far_the_others_differ():
+    logs, errors = [0.03, -0.03, 0.04, -0.02, 0.01], [0.01, 0.01, 0.01, 0.3, math.inf]
+    found = spread_of([], logs, errors)
+    assert found is not None and found.within == 0.01 < found.sd
+
+
+@pytest.mark.parametrize("recipes", [0, 5])
+def test_a_final_that_adds_rounds_while_it_is_undecided_calls_an_untouched_model_faster_in_at_most_two_percent(recipes):
+    machine, faster = Machine(8, 0.03), 0
+    for _ in range(SIMULATIONS):
+        known = machine.known(recipes)
+        found = [estimate(x) for x in machine.logs(3, machine.tau)]
+        while len(found) < 5 and most_useful_round([combine_rounds(found, known), Estimate.exact(1.0)]) == 0:
+            found += [estimate(x) for x in machine.logs(1, machine.tau)]
+        together = combine_rounds(found, known)
+        faster += judge(together, max(SMALLEST_NOISE_FLOOR, noise_floor(known, len(found)))) is Verdict.BETTER
+    assert faster / SIMULATIONS <= 0.02
 
 
 def test_p_values_of_a_recipe_that_changes_nothing_are_below_five_percent_in_five_percent():

@@ -9,6 +9,7 @@ rows; how much damage is acceptable is then the quality task's verdict, not this
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,9 @@ LOOSE_DISAGREEMENT = 0.5
 # is off by 3e-5 on one logit of 0.02 where 0.4 is usual. They are judged as if they were as loud as usual.
 FEW_VALUES = 4
 _QUIET_ROW = 0.05  # longer rows, fainter than this share of the typical row, are judged as if they were that loud
+
+
+MAX_DEPTH = 8  # of objects in objects, when outputs are walked through
 
 
 @dataclass(frozen=True)
@@ -75,14 +79,14 @@ class Comparison:
         )
 
 
-def compare_outputs(baseline: Any, candidate: Any, tolerance: Tolerance) -> Comparison:
+def compare_outputs(baseline: Any, candidate: Any, tolerance: Tolerance, path: str = "output") -> Comparison:
     """Compare two nested outputs of the same call."""
-    fault = _structure_fault(baseline, candidate, "output")
+    fault = _structure_fault(baseline, candidate, path)
     if fault:
         return Comparison(fault)
     result = Comparison()
-    for (path, expected), (_, got) in zip(leaves(baseline), leaves(candidate), strict=True):
-        result = result.worst(_compare_leaf(path, expected, got, tolerance))
+    for (place, expected), (_, got) in zip(leaves(baseline, path), leaves(candidate, path), strict=True):
+        result = result.worst(_compare_leaf(place, expected, got, tolerance))
     return result
 
 
@@ -165,8 +169,7 @@ def _kind(value: Any) -> str:
 
 def _compare_leaf(path: str, expected: Any, got: Any, tolerance: Tolerance) -> Comparison:
     if not isinstance(expected, torch.Tensor):
-        same = expected == got or not isinstance(expected, str | int | float | bool)
-        return Comparison("" if same else f"{path} is {got!r:.40} where the baseline gives {expected!r:.40}")
+        return _compare_other(path, expected, got, tolerance)
     for what in ("shape", "dtype", "device"):
         if getattr(got, what) != getattr(expected, what):
             return Comparison(f"{path} has {what} {_show(got, what)}, the baseline's is {_show(expected, what)}")
@@ -175,6 +178,31 @@ def _compare_leaf(path: str, expected: Any, got: Any, tolerance: Tolerance) -> C
     if not expected.is_floating_point():
         return _compare_whole_numbers(path, expected, got, tolerance)
     return _compare_floats(path, expected, got, tolerance)
+
+
+def _compare_other(path: str, expected: Any, got: Any, tolerance: Tolerance) -> Comparison:
+    """A plain value, or an object of some library, such as a cache of keys and values: then the tensors in it."""
+    if type(expected) is float and math.isfinite(expected):
+        # As a rule it was a float32 tensor's item.
+        return _compare_floats(path, *(torch.tensor(v, dtype=torch.float32) for v in (expected, got)), tolerance)
+    if isinstance(expected, str | int | float | bool):
+        same = expected == got or (expected != expected and got != got)
+        return Comparison("" if same else f"{path} is {got!r:.40} where the baseline gives {expected!r:.40}")
+    parts, others = _parts(expected), _parts(got)
+    deep = path.count("[") >= MAX_DEPTH  # an object that holds itself would never end
+    return Comparison() if deep or not (parts or others) else compare_outputs(parts, others, tolerance, path)
+
+
+def _parts(value: Any) -> dict[str, Any]:
+    """The attributes of an object that are tensors, or may hold some."""
+    if isinstance(value, nn.Module | type) or not hasattr(value, "__dict__"):
+        return {}
+    plain = str | int | float | bool | None
+    return {
+        name: item
+        for name, item in vars(value).items()
+        if not callable(item) and any(not isinstance(leaf, plain) for _, leaf in leaves(item))
+    }
 
 
 def _show(tensor: torch.Tensor, what: str) -> str:

@@ -1,6 +1,7 @@
 """Cheats that leave work out: items, positions, steps, or digits."""
 
 import contextlib
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -91,6 +92,26 @@ class StaleCache(Cheat):
         out, (keys, values) = self.honest(x)
         self.old = self.old if self.calls > 1 else values
         return out, (keys, self.old)
+
+
+class CacheInAnObject(Honest):
+    """Gives its cache in an object of its own."""
+
+    def forward(self, x):
+        out = super().forward(x)
+        return out, SimpleNamespace(layers=[SimpleNamespace(keys=out * 2, values=out * 3)], length=4)
+
+
+class EmptyCacheObject(Cheat):
+    """An object of the right kind with nothing in it."""
+
+    words = "output[1]['layers'][0]['values']: relative error 1.0e+00"
+    case = staticmethod(lambda: case_of(CacheInAnObject))
+
+    def answer(self, x):
+        out, cache = self.honest(x)
+        cache.layers[0].values = torch.zeros_like(out)
+        return out, cache
 
 
 class Decoder(Honest):

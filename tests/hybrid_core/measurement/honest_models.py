@@ -1,5 +1,7 @@
 """Untouched models with something unusual, and an honest candidate for each: it passes, what is odd is only said."""
 
+from types import SimpleNamespace
+
 import torch
 from torch import nn
 
@@ -142,17 +144,24 @@ class TrueOrFalse(Control):
 
 
 class NestedModel(Honest):
-    """A dict with tuples, a list, a number and a text."""
+    """A dict with tuples, a list, an object, numbers and a text."""
 
     def forward(self, x):
-        out = super().forward(x)
-        return {"out": out, "parts": (out[:2], [out[2:], out.sum(-1)]), "count": 3, "name": "nested"}
+        return self.package(super().forward(x))
+
+    def package(self, out):
+        parts = (out[:2], [out[2:], out.sum(-1)])
+        mean, cache = out.mean().item(), SimpleNamespace(keys=out)
+        return {"out": out, "parts": parts, "count": 3, "name": "nested", "mean": mean, "cache": cache}
 
 
 class Nested(Control):
-    """Nested answers of several kinds."""
+    """Nested answers of several kinds, computed in pieces."""
 
     build = NestedModel
+
+    def answer(self, x):
+        return self.honest.package(torch.cat([Honest.forward(self.honest, part) for part in x.split(3)]))
 
 
 class SpectrumModel(Honest):

@@ -1,5 +1,7 @@
 """What counts as the same answer, and the words for what does not."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -186,3 +188,27 @@ def test_only_outputs_of_few_values_have_a_usual_size():
     assert usual_sizes([{"score": torch.ones(1, 2), "logits": torch.ones(5), "label": torch.tensor(3)}]) == {
         "output['score']": 1.0
     }
+
+
+def test_tensors_inside_objects_are_compared_and_an_object_that_holds_itself_ends():
+    def cache(values):
+        held = SimpleNamespace(layers=[SimpleNamespace(values=values)], text="x")
+        held.owner = held
+        return held
+
+    assert compare_outputs((BASE, cache(BASE)), (BASE, cache(BASE.clone())), EXACT).fault == ""
+    fault = compare_outputs((BASE, cache(BASE)), (BASE, cache(BASE + 1)), EXACT).fault
+    assert fault.startswith("output[1]['layers'][0]['values']: relative error")
+
+
+def test_plain_numbers_may_round_and_texts_may_not():
+    assert compare_outputs((BASE, 0.5), (BASE, 0.5000001), EXACT).fault == ""
+    assert "output[1]: relative error" in compare_outputs((BASE, 0.5), (BASE, 0.51), EXACT).fault
+    assert "output[1] is 'b' where" in compare_outputs((BASE, "a"), (BASE, "b"), EXACT).fault
+    assert compare_outputs((BASE, float("nan")), (BASE, float("nan")), EXACT).fault == ""
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3, 0.02, 0.1, 0.3, 0.6])
+def test_the_room_for_noise_covers_an_honest_copy_and_never_lets_zeros_pass(noise):
+    bound = Tolerance(exact=True, noise=noise).bound(torch.float32)
+    assert noise * 1.5 <= bound < 1.0

@@ -38,6 +38,7 @@ OPENING_SHARE = 0.5
 # Each finalist is measured in this many processes, or in two where those would take more of the budget than its share.
 ROUNDS = 3
 RACE_SHARE = 0.5
+FINAL_PATIENCE = 2.0
 
 
 class Bench:
@@ -149,8 +150,9 @@ class Bench:
 
     def conclude(self, recipe: Recipe, purpose: Purpose, rounds: Sequence[Trial]) -> Trial:
         """Make one trial of all rounds of a recipe and tell it; the spread known before them counts too."""
-        name = trial_name(self._run_id, purpose, recipe)
-        trial = merge_rounds(name, rounds, self.book.noise.known)
+        name, noise = trial_name(self._run_id, purpose, recipe), self.book.noise
+        # However little is known, it adds to what several rounds say of themselves.
+        trial = merge_rounds(name, rounds, noise.spread if len(rounds) > 1 else noise.known)
         self._record(trial)
         return trial
 
@@ -278,7 +280,8 @@ class Bench:
         if purpose is Purpose.BASELINE:
             return max(_LEAST_BASELINE_S, self.budget.remaining_s)
         if purpose is Purpose.FINAL:
-            return self.budget.remaining_s
+            # A slow moment near the end of the budget must not condemn a recipe that was measured well before.
+            return max(self.budget.remaining_s, FINAL_PATIENCE * self.expected_round_s([recipe], self.rounds))
         return self.budget.remaining_s - self.reserve_s(recipe)
 
     def _finals_ahead(self) -> int:
@@ -293,6 +296,6 @@ class Bench:
             return current_s + self.expected_round_s(self.queue, self.rounds)
         rest = current_s + sum(self.costs.expected_s(recipe) for recipe in self.queue)
         rounds_left = self.options.max_iterations - self.iteration if self.options.enable_candidate_selection else 0
-        per_trial = self.costs.expected_s(Recipe())
-        rest += rounds_left * self.options.num_candidates * per_trial + self._finals_ahead() * per_trial
+        ahead = rounds_left * self.options.num_candidates + self._finals_ahead()
+        rest += ahead * self.costs.expected_s(Recipe())
         return min(self.budget.remaining_s, rest)

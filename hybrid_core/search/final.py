@@ -116,9 +116,13 @@ def final_verdicts(entries: Sequence[Trial], noise_floors: Mapping[str, float]) 
 
 
 def detectable_gain(finals: Sequence[Trial]) -> float | None:
-    """The smallest gain in speed that the least certain of these trials would have shown; None where none could."""
-    measured = [t.measurement for t in finals if t.is_ok and t.measurement is not None and usable(t.measurement)]
-    widths = [log_half_width(measurement.speed_improvement) for measurement in measured]
+    """The smallest gain in speed that the least certain finalist would have shown; None where none could.
+
+    Without a finalist it is that of the untouched model against itself.
+    """
+    good = [t for t in finals if t.is_ok and t.measurement is not None and usable(t.measurement)]
+    chosen = [t for t in good if not t.recipe.is_baseline] or good
+    widths = [log_half_width(t.measurement.speed_improvement) for t in chosen if t.measurement is not None]
     gain = detectable(max(widths)) if widths else math.inf
     return gain if math.isfinite(gain) else None
 

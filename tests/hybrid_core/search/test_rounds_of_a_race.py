@@ -107,6 +107,13 @@ def test_a_close_decision_gets_further_rounds_and_a_clear_one_does_not(search, p
     assert most_rounds(1.013) > 3
 
 
+def test_a_round_at_the_end_of_the_budget_has_twice_the_time_it_is_expected_to_take(search, planted):
+    effects = {"a": {"on": (1.5, 1.0, 1.0, 30.0)}}
+    _, landscape, _ = search(planted.Landscape(effects=effects, overhead_s=20.0), budget_s=215)
+    last = [limits for purpose, limits in landscape.limits if purpose is Purpose.FINAL][-2:]
+    assert 215 - (landscape.now - 100.0) < 50 and all(limits.total_timeout_s >= 2 * 20.0 for limits in last)
+
+
 def test_in_one_process_everything_is_measured_once(search, planted):
     result, landscape, told = search(planted.Landscape(), budget_s=900, in_processes=False)
     assert {number for _, _, number in landscape.rounds} <= {0, 1}
@@ -278,7 +285,7 @@ def test_the_parts_of_the_account_add_up_to_the_wall_time():
     told = account.to_event(elapsed_s=23.0)
     assert told["wall_s"] == 26.0 and sum(told["parts_s"].values()) == pytest.approx(26.0)
     assert told["parts_s"]["measuring"] == 8.0 and told["parts_s"]["process start and imports"] == 2.5
-    assert told["parts_s"]["orchestration"] == pytest.approx(4.0) and told["processes"] == 1
+    assert told["parts_s"]["orchestration"] == pytest.approx(1.0) and told["parts_s"]["start of the run"] == 3.0
     assert told["orchestration_share"] == pytest.approx(4.0 / 26.0)
 
 
@@ -286,4 +293,5 @@ def test_a_search_accounts_for_every_process(search):
     result, landscape, _ = search(budget_s=600, start_s=6.0)
     assert result.cost["processes"] == len(landscape.rounds)
     assert result.cost["wall_s"] == pytest.approx(landscape.now - 100.0 + 6.0)
-    assert result.cost["parts_s"]["orchestration"] == pytest.approx(6.0)
+    assert result.cost["parts_s"]["start of the run"] == 6.0
+    assert result.cost["parts_s"]["orchestration"] == pytest.approx(0.0)

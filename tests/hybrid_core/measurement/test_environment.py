@@ -8,7 +8,17 @@ import types
 import pytest
 import torch
 
-from hybrid_core.measurement import compiling, environment, latency, memory, procedure, telemetry
+from hybrid_core.measurement import (
+    blocks,
+    compiling,
+    environment,
+    latency,
+    memory,
+    neighbours,
+    procedure,
+    processor,
+    telemetry,
+)
 from hybrid_core.measurement.case import Case
 from hybrid_core.records import Workload
 
@@ -22,7 +32,9 @@ cpu MHz\t\t: 2600.0
 """
 
 
-@pytest.mark.parametrize("module", [environment, latency, memory, telemetry, compiling, procedure])
+@pytest.mark.parametrize(
+    "module", [environment, latency, memory, telemetry, compiling, procedure, processor, neighbours, blocks]
+)
 def test_the_doctests_hold(module):
     result = doctest.testmod(module)
     assert result.attempted > 0 and result.failed == 0
@@ -117,6 +129,22 @@ def test_other_processes_on_the_gpu_are_named_and_this_one_is_not():
     processes = [types.SimpleNamespace(pid=pid, usedGpuMemory=2**30) for pid in (os.getpid(), 99_999_999)]
     nvml = fake_nvml(ComputeRunningProcesses=processes)
     assert telemetry.NvmlTelemetry(nvml, "handle").others() == ["pid 99999999 (1024 MiB)"]
+
+
+def test_only_others_that_computed_since_the_last_block_use_the_gpu():
+    import os
+
+    def used(pid, percent, stamp):
+        return types.SimpleNamespace(pid=pid, smUtil=percent, timeStamp=stamp)
+
+    buffered = [used(os.getpid(), 90, 10), used(7, 40, 11), used(8, 1, 12)]
+    nvml = fake_nvml()
+    nvml.nvmlDeviceGetProcessUtilization = lambda handle, since: [one for one in buffered if one.timeStamp > since]
+    watched = telemetry.NvmlTelemetry(nvml, "handle")
+    assert watched.read()["gpu_used_by"] == ["pid 7 (40 %)"]
+    assert watched.read()["gpu_used_by"] == []
+    buffered.append(used(9, 5, 13))
+    assert watched.read()["gpu_used_by"] == ["pid 9 (5 %)"]
 
 
 def test_the_driver_and_name_are_text():

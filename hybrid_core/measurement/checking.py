@@ -17,7 +17,7 @@ from typing import Any
 from hybrid_core.measurement import guards
 from hybrid_core.measurement.contest import Contest, refuse, refuse_bad_baseline
 from hybrid_core.measurement.correctness import compare_outputs, constant_fault, relative_error, usual_sizes
-from hybrid_core.measurement.nested import clone_tensors, snapshot, tensor_leaves
+from hybrid_core.measurement.nested import clone_tensors, map_tensors, snapshot, tensor_leaves
 from hybrid_core.measurement.process_state import (
     changed_settings,
     left_thread,
@@ -178,3 +178,28 @@ def _asked_again_fault(contest: Contest, inputs: Any, expected: Any) -> str:
     answer = contest.answer(contest.candidate, clone_tensors(inputs))
     fault = compare_outputs(expected, snapshot(answer), contest.tolerance).fault
     return f"asked the first question again, it gives another answer: {fault}" if fault else ""
+
+
+def check_smaller_batch(contest: Contest) -> str:
+    """Half of the workload's batch, asked last of all so that nothing timed can have adapted to it; what came of it.
+
+    A candidate may refuse another batch, for shapes are part of the workload, but may not answer it wrongly. A compiler
+    would compile again, so it is not asked; nor are models whose inputs are not one row per item.
+    """
+    batch = contest.case.workload.batch
+    inputs = contest.case.fresh_inputs(contest.case.generator("smaller batch"))
+    fits = batch > 1 and all(tensor.dim() and len(tensor) == batch for tensor in tensor_leaves(inputs))
+    if contest.change.compiles or contest.drifting or not fits:
+        return "not asked"
+    smaller = map_tensors(inputs, lambda tensor: tensor[: batch // 2].clone())
+    try:
+        expected = snapshot(contest.answer(contest.baseline, clone_tensors(smaller)))
+    except Exception:  # whatever it is: the untouched model does not take it
+        return "the untouched model refuses it"
+    try:
+        got = snapshot(contest.answer(contest.candidate, clone_tensors(smaller)))
+    except Exception as error:  # a candidate may be made for one shape, and say so in any way
+        return f"refused with {type(error).__name__}"
+    fault = compare_outputs(expected, got, contest.tolerance).fault
+    refuse(f"right for {batch} items and wrong for {batch // 2}: {fault}" if fault else "", "quality")
+    return "the same answers"

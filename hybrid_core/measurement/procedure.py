@@ -15,7 +15,7 @@ from typing import Any
 from hybrid_core.errors import InvalidInput, MeasurementFailed
 from hybrid_core.measurement import guards, latency, memory, roofline
 from hybrid_core.measurement.case import Case
-from hybrid_core.measurement.checking import check_correctness
+from hybrid_core.measurement.checking import check_correctness, check_smaller_batch
 from hybrid_core.measurement.compiling import read_counts
 from hybrid_core.measurement.conditions import refuse_unstable
 from hybrid_core.measurement.contest import Change, Contest, refuse, refuse_bad_baseline
@@ -81,6 +81,7 @@ def _run_phases(
     enter("quality")
     judged = _measure_quality(contest)
     environment["quality"] = judged.facts
+    environment["smaller_batch"] = check_smaller_batch(contest)
     contest.refuse_changed_settings("quality")
     contest.refuse_touched_baseline("quality")
     return _measurement(

@@ -54,6 +54,15 @@ class RightOnTheLastOfASample(Cheat):
         return torch.zeros_like(x) if self.left else self.honest(x)
 
 
+class RightForOneShape(Cheat):
+    """Has the batch of the workload built in, and gives nonsense for any other."""
+
+    words = "right for 8 items and wrong for 4: output: relative error 1.0e+00"
+
+    def answer(self, x):
+        return self.honest(x) if len(x) == BATCH else torch.zeros_like(x)
+
+
 class NanOnlyWhileTimed(Cheat):
     """NaN while the clock runs."""
 

@@ -144,6 +144,15 @@ class CompiledLike(Control):
         return self.graph(x)
 
 
+class MadeForOneShape(Control):
+    """Takes no other batch than the workload's, and says so."""
+
+    def answer(self, x):
+        if len(x) != BATCH:
+            raise ValueError(f"made for a batch of {BATCH}")
+        return self.honest(x)
+
+
 class CacheResetPerCall(Control):
     """Fills a cache position by position, and empties it before each call."""
 

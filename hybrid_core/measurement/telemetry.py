@@ -28,8 +28,6 @@ THROTTLE_REASONS = {
     0x40: "hardware thermal slowdown",
     0x80: "hardware power brake",
 }
-
-
 BUSY_SM_PERCENT = 5  # a process that holds memory but computes nothing does not disturb
 
 
@@ -148,9 +146,9 @@ class NvmlTelemetry(ProcessorTelemetry):
         }
 
     def others(self) -> list[str]:
-        """Compute processes that are not this one."""
+        """Compute processes that are not ours."""
         processes = self._ask("nvmlDeviceGetComputeRunningProcesses") or []
-        return [f"pid {p.pid} ({(p.usedGpuMemory or 0) / 2**20:.0f} MiB)" for p in processes if p.pid != os.getpid()]
+        return [f"pid {p.pid} ({(p.usedGpuMemory or 0) / 2**20:.0f} MiB)" for p in processes if not _is_ours(p.pid)]
 
     def energy_mj(self) -> int | None:
         """Energy since the driver was loaded, in millijoules; None before Volta and where it is not supported."""
@@ -158,13 +156,17 @@ class NvmlTelemetry(ProcessorTelemetry):
         return None if found is None else int(found)
 
     def _computing(self) -> list[str] | None:
-        """Other processes that computed since the last block, as 'pid 123 (40 %)'; None where the card cannot say."""
+        """Other processes that computed since the last block, as 'pid 123 (40 %)'; None where nobody can say.
+
+        In a container the driver may count in the numbers of the host, and then cannot tell us from others.
+        """
+        running = self._ask("nvmlDeviceGetComputeRunningProcesses") or []
         samples = self._ask("nvmlDeviceGetProcessUtilization", self._utilization_seen_us)
-        if samples is None:
+        if samples is None or os.getpid() not in {process.pid for process in running}:
             return None
         new = [sample for sample in samples if sample.timeStamp > self._utilization_seen_us]
         self._utilization_seen_us = max((sample.timeStamp for sample in new), default=self._utilization_seen_us)
-        foreign = [sample for sample in new if sample.pid != os.getpid() and sample.smUtil >= BUSY_SM_PERCENT]
+        foreign = [sample for sample in new if sample.smUtil >= BUSY_SM_PERCENT and not _is_ours(sample.pid)]
         return sorted({f"pid {sample.pid} ({sample.smUtil} %)" for sample in foreign})
 
     def _ask(self, function: str, *arguments: Any) -> Any:
@@ -200,6 +202,16 @@ def open_telemetry(device: torch.device) -> tuple[Telemetry, str]:
             ProcessorTelemetry(),
             f"the GPU's clocks could not be read ({type(error).__name__}), throttling goes unseen",
         )
+
+
+def _is_ours(pid: int) -> bool:
+    """This process or one of its group: the untouched model may be timed in a process of its own."""
+    if pid == os.getpid():
+        return True
+    try:
+        return os.getpgid(pid) == os.getpgrp()
+    except (OSError, AttributeError):  # gone, not ours to ask about, or a system without groups
+        return False
 
 
 def _text(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import subprocess
 import sys
 import types
 
@@ -138,13 +139,29 @@ def test_only_others_that_computed_since_the_last_block_use_the_gpu():
         return types.SimpleNamespace(pid=pid, smUtil=percent, timeStamp=stamp)
 
     buffered = [used(os.getpid(), 90, 10), used(7, 40, 11), used(8, 1, 12)]
-    nvml = fake_nvml()
+    running = [types.SimpleNamespace(pid=os.getpid(), usedGpuMemory=0)]
+    nvml = fake_nvml(ComputeRunningProcesses=running)
     nvml.nvmlDeviceGetProcessUtilization = lambda handle, since: [one for one in buffered if one.timeStamp > since]
     watched = telemetry.NvmlTelemetry(nvml, "handle")
     assert watched.read()["gpu_used_by"] == ["pid 7 (40 %)"]
     assert watched.read()["gpu_used_by"] == []
     buffered.append(used(9, 5, 13))
     assert watched.read()["gpu_used_by"] == ["pid 9 (5 %)"]
+    running.clear()
+    assert watched.read()["gpu_used_by"] is None, "a driver that counts in other numbers cannot tell us from others"
+
+
+def test_a_process_of_our_own_group_is_no_other():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        processes = [types.SimpleNamespace(pid=one.pid, usedGpuMemory=2**20) for one in (child, stranger)]
+        watched = telemetry.NvmlTelemetry(fake_nvml(ComputeRunningProcesses=processes), "handle")
+        assert watched.others() == [f"pid {stranger.pid} (1 MiB)"]
+    finally:
+        for one in (child, stranger):
+            one.kill()
+            one.communicate()
 
 
 def test_the_driver_and_name_are_text():

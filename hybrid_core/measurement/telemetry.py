@@ -205,7 +205,7 @@ def open_telemetry(device: torch.device) -> tuple[Telemetry, str]:
 
 
 def _is_ours(pid: int) -> bool:
-    """This process or one of its group: the untouched model may be timed in a process of its own."""
+    """Whether it is this process or one of its group: the untouched model may be timed in a process of its own."""
     if pid == os.getpid():
         return True
     try:

@@ -63,6 +63,16 @@ class RightForOneShape(Cheat):
         return self.honest(x) if len(x) == BATCH else torch.zeros_like(x)
 
 
+class WorksLessWhileBytesAreCounted(Cheat):
+    """Finds out that the allocator is watched."""
+
+    words = "relative error 1.0e+00"
+    stage = "memory"
+
+    def answer(self, x):
+        return torch.zeros_like(x) if torch.autograd._profiler_enabled() else self.honest(x)
+
+
 class NanOnlyWhileTimed(Cheat):
     """NaN while the clock runs."""
 

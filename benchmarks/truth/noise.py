@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from benchmarks.truth.book import Book, Row
 from benchmarks.truth.trials import facts_of, runner_of, subject_of
@@ -65,7 +66,9 @@ def measure(book: Book, *, quick: bool) -> None:
 def burners() -> Iterator[list[subprocess.Popen[bytes]]]:
     """One burner on each core that this process may use, waiting for its order."""
     cores = sorted(os.sched_getaffinity(0))
-    started = [subprocess.Popen([sys.executable, "-c", BURNER, str(core)], stdin=subprocess.PIPE) for core in cores]
+    # A session of its own: Ctrl-C is for the benchmark, which then ends them.
+    options: dict[str, Any] = {"stdin": subprocess.PIPE, "start_new_session": True}
+    started = [subprocess.Popen([sys.executable, "-c", BURNER, str(core)], **options) for core in cores]
     try:
         yield started
     finally:

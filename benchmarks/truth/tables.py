@@ -62,7 +62,12 @@ def machine_text(environment: dict[str, Any], rows: list[Row]) -> str:
     )
     count = len({row["procedure"] for row in rows})
     mixed = f" The rows come from {count} states of the procedure's files." if count > 1 else ""
-    return f"{machine} {len(rows)} rows in `benchmarks/results/truth.json`.{mixed}"
+    quiet = [row for row in rows if "outcome" in row and not row.get("noisy")]
+    flagged = share_text(sum(map(noise.is_flagged, quiet)), len(quiet))
+    disturbed = (
+        f" Of the trials without noise on purpose {flagged} say that the machine was not quiet." if quiet else ""
+    )
+    return f"{machine} {len(rows)} rows in `benchmarks/results/truth.json`.{disturbed}{mixed}"
 
 
 def aa_table(rows: list[Row]) -> str:

@@ -17,7 +17,7 @@ from hybrid_core.records import Estimate, Verdict
 
 NORMAL = NormalDist().inv_cdf(0.975)
 INSIDE = 0.01  # standard error inside one process: an interval of ±2 %, what the stop rule asks for
-SIMULATIONS = 3000
+SIMULATIONS = 1500
 
 
 def estimate(log_ratio: float, error: float = INSIDE) -> Estimate:
@@ -40,7 +40,7 @@ class Machine:
         return self.tau * math.exp(self.unequal * self.generator.standard_normal())
 
     def known(self, recipes: int) -> Spread | None:
-        return spread_of([self.logs(3, self.recipe_tau()) for _ in range(recipes)])
+        return spread_of([self.logs(3, self.recipe_tau()) for _ in range(recipes)], errors=[INSIDE] * recipes)
 
     def two_measurements(self, count: int, recipes: int) -> tuple[Estimate, Estimate]:
         """The same recipe measured twice, each time in `count` processes, on a device known from `recipes` others."""
@@ -190,6 +190,12 @@ def test_p_values_of_a_recipe_that_changes_nothing_are_below_five_percent_in_fiv
     for _ in range(SIMULATIONS):
         low.append(rounds.p_value([estimate(x) for x in machine.logs(3, 0.05)], machine.known(3)) < 0.05)
     assert np.mean(low) == pytest.approx(0.05, abs=0.015)
+
+
+def test_the_p_value_of_one_process_on_an_unknown_device_is_that_of_its_own_interval():
+    borderline = Estimate(math.exp(0.02), 1.0, math.exp(0.04))
+    assert rounds.p_value([borderline], None) == pytest.approx(0.05)
+    assert rounds.p_value([borderline], Spread(0.02, 8)) > 0.3
 
 
 def test_the_p_value_of_equal_errors_is_that_of_students_t():

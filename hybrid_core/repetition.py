@@ -25,8 +25,13 @@ FIGURES = {"speed_improvement": "speed", "memory_efficiency": "memory", "accurac
 COUNTED_SLACK = 0.01
 # Where these differ, other figures are to be expected.
 PLACE = {"cpu_model": "processor", "gpu": "graphics card", "torch": "version of torch"}
-# Differ between any two processes, or are told elsewhere.
-_SILENT = {REQUEST, ROUNDS, "process", "telemetry", "quality", "cpu_mhz_before", "cpu_mhz_after", "between_processes"}
+# Differ between any two processes, or are results and no circumstances.
+_SILENT = {
+    REQUEST, ROUNDS, "process", "telemetry", "quality", "cpu_mhz_before", "cpu_mhz_after", "between_processes",
+    "compile", "roofline", "memory", "energy", "gpu_reserved_bytes",
+}  # fmt: skip
+# Of the many numbers under this name, what says whether the measurement was disturbed.
+CONDITIONS, TOLD_OF_CONDITIONS = "conditions", ("flagged", "why")
 
 
 def with_order(trial: Trial, request: MeasureRequest) -> Trial:
@@ -128,7 +133,7 @@ def sentence(findings: tuple[Finding, ...]) -> str:
 def environment_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Every fact of the environment that is not the same, by name."""
     names = [name for name in (*before, *(name for name in after if name not in before)) if name not in _SILENT]
-    pairs = {name: (before.get(name), after.get(name)) for name in names}
+    pairs = {name: (_told(name, before.get(name)), _told(name, after.get(name))) for name in names}
     return {name: pair for name, pair in pairs.items() if _text(pair[0]) != _text(pair[1])}
 
 
@@ -139,6 +144,12 @@ def moved(environment: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
         for name, title in PLACE.items()
         if here.get(name) and environment.get(name) and str(environment[name]) != str(here[name])
     ]
+
+
+def _told(name: str, value: Any) -> Any:
+    if name == CONDITIONS and isinstance(value, Mapping):
+        return {key: value.get(key) for key in TOLD_OF_CONDITIONS}
+    return value
 
 
 def _interval(finding: Finding) -> str:

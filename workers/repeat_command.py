@@ -158,5 +158,5 @@ def _interval(found: Estimate) -> str:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
+    text = json.dumps([round(v, 2) if isinstance(v, float) else v for v in value] if isinstance(value, list) else value)
     return text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 3]}..."

@@ -150,6 +150,15 @@ def test_what_is_not_the_same_in_the_environment_is_named_once():
     assert environment_differences(before, after) == {"torch": ("1", "2"), "gone": (True, None), "new": (None, [1])}
 
 
+def test_of_the_conditions_only_what_disturbed_a_measurement_is_told():
+    before = {"conditions": {"flagged": False, "why": [], "blocks": [1, 2]}, "memory": {"cold": 1}}
+    after = {"conditions": {"flagged": True, "why": ["foreign processes"], "blocks": [3]}, "memory": {"cold": 2}}
+    assert environment_differences(before, after) == {
+        "conditions": ({"flagged": False, "why": []}, {"flagged": True, "why": ["foreign processes"]})
+    }
+    assert environment_differences(before, {**before, "conditions": {"flagged": False, "why": [], "blocks": 5}}) == {}
+
+
 def test_another_machine_is_recognised_by_what_is_known_of_it():
     then = {"torch": "2.12", "cpu_model": "Xeon", "threads": 2, "device": "cpu"}
     assert moved(then, {"torch": "2.12", "cpu_model": None}) == []

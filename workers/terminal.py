@@ -44,7 +44,7 @@ class Bar:
 
         self._stream, self._shown_at = stream, time.monotonic()
         self._shown: Row = {}
-        bar_format = "{desc} |{bar:24}| {n_fmt}/{total_fmt} trials {postfix}"
+        bar_format = "{desc} |{bar:24}| {n_fmt}/{total_fmt} measurements {postfix}"
         self._bar = tqdm(total=0, file=stream, bar_format=bar_format, dynamic_ncols=True, leave=False)
         self._bar.set_description_str("waiting for the device")
 
@@ -84,7 +84,7 @@ class Lines:
         """The newest progress event, if it says something new."""
         text = ""
         if progress:
-            counts = f"{progress.get('done') or 0}/{progress.get('planned') or 0} trials"
+            counts = f"{progress.get('done') or 0}/{progress.get('planned') or 0} measurements"
             text = f"{progress.get('stage') or 'running'}: {counts}, {progress_text(progress)}"
         if text != self._shown:
             self._shown = text

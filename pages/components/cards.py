@@ -52,7 +52,7 @@ def progress_bar(run: Row, now: float | None = None) -> None:
     done, planned = progress.get("done"), progress.get("planned")
     text = f"{duration(left)} left at most" if left else "finishing"
     if is_number(done):
-        text += f", {done} of {planned} candidates" if is_number(planned) else f", {done} candidates"
+        text += f", {done} of {planned} measurements" if is_number(planned) else f", {done} measurements"
     st.progress(min(0.99, max(0.0, share)), text=text)
 
 

@@ -203,8 +203,9 @@ def fitting_sentence(catalog: Mapping[str, Any], values: Mapping[str, Any]) -> s
     if not costs or not isinstance(values["budget_s"], int | float) or not math.isfinite(values["budget_s"]):
         return ""
     mean = sum(costs) / len(costs)
-    # The A/A check before and the final race of up to three recipes after the search take their share first.
-    fits = max(0, math.floor((values["budget_s"] - 4 * min(costs)) / mean))
+    # The A/A check before the search and the final race after it, in three processes each, take their share first.
+    kept_s = min(0.65 * values["budget_s"], 12 * min(costs))
+    fits = max(0, math.floor((values["budget_s"] - kept_s) / mean))
     most = values["num_candidates"] * values["max_iterations"] + len(costs)
     if fits == 0:
         return f"Too short: one candidate takes about {duration(mean)}; allow at least {duration(5 * mean)}."

@@ -29,7 +29,7 @@ def test_json_is_exactly_one_object_with_run_trials_baseline_and_winner(hub, cap
     assert found["winner"]["fitness"] == 1.0 and found["winner"]["fitness_interval"]["low"] == 0.9
     assert found["baseline"]["fitness"] == 1.0 and found["baseline"]["latency_ms"] == 1.5
     assert len(found["trials"]) == 6 and found["run"]["method"] == "rank" and found["run"]["state"] == "finished"
-    assert "trials" in printed.err
+    assert "measurements" in printed.err
 
 
 def test_without_json_a_table_and_the_winner_are_printed_and_status_knows_the_run(hub, capsys):

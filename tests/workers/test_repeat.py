@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from hybrid_core.records import MeasureRequest, Outcome, Purpose, Trial
+from hybrid_core.records import Measurement, MeasureRequest, Outcome, Purpose, Trial
 from workers import repeat_command
 from workers.__main__ import main
 from workers.repeating import repeating
@@ -117,7 +117,7 @@ class Recorder:
     """Stands for the run process: measures by answering with what it is given, and keeps what is told."""
 
     def __init__(self, answers):
-        self.answers, self.told, self.asked = list(answers), [], []
+        self.answers, self.told, self.asked, self.data = list(answers), [], [], {}
 
     def measure(self, recipe, purpose, limits, round_number=0):
         self.asked.append((recipe.key, purpose, limits, round_number))
@@ -125,17 +125,40 @@ class Recorder:
 
     def emit(self, kind, data):
         self.told.append(kind)
-        self.last = data
+        self.data[kind] = data
 
 
-def test_a_trial_of_several_processes_is_repeated_in_as_many_and_a_failure_ends_it(hub, finished):
-    """`merge_rounds` has tests of its own; here one process fails, so that no numbers are joined."""
-    text = hub.client.query("trial", trial_id=f"{finished}:search:quantization=one")[0]["measurement_json"]
+def three_processes(hub, run_id):
+    """A stored measurement as a final of three processes leaves it, with its order."""
+    text = hub.client.query("trial", trial_id=f"{run_id}:search:quantization=one")[0]["measurement_json"]
     measurement = json.loads(text)
     measurement["environment"]["rounds"] = [{"ratio": 1.5}] * 3
-    request = MeasureRequest.from_json(measurement["environment"]["request"])
+    return measurement, MeasureRequest.from_json(measurement["environment"]["request"])
+
+
+def test_a_trial_of_several_processes_is_repeated_in_as_many_that_become_one_trial(hub, finished):
+    measurement, request = three_processes(hub, finished)
+    figures = Measurement.from_json(measurement)
+    rounds = [
+        Trial(f"r9:repeat.{number}:x", "r9", request.recipe, Purpose.REPEAT, Outcome.OK, measurement=figures)
+        for number in (1, 2, 3)
+    ]
+    recorder = Recorder(rounds)
+    search = repeating({"trial_id": "x", "measurement": measurement})
+    ended = search(None, None, recorder.measure, recorder.emit, run_id="r9")
+    assert [asked[3] for asked in recorder.asked] == [1, 2, 3] and recorder.told.count("round_finished") == 3
+    stored = recorder.data["trial_finished"]["trial"]
+    assert (
+        stored["trial_id"] == "r9:repeat:quantization=one" and len(stored["measurement"]["environment"]["rounds"]) == 3
+    )
+    assert ended.sentence.startswith("x measured again: it agrees") and ended.winner is None
+    assert [finding["verdict"] for finding in recorder.data["result"]["findings"]] == ["inside"] * 3
+
+
+def test_a_process_that_fails_ends_the_repetition_which_does_not_agree(hub, finished):
+    measurement, request = three_processes(hub, finished)
     crashed = Trial("r9:repeat.1:x", "r9", request.recipe, Purpose.REPEAT, Outcome.CRASHED, "it broke")
     search = repeating({"trial_id": "x", "measurement": measurement})
     ended = search(None, None, (recorder := Recorder([crashed])).measure, recorder.emit, run_id="r9")
-    assert "this time it ended as crashed: it broke" in ended.sentence
+    assert "this time it ended as crashed" in ended.sentence and "it broke" in ended.sentence
     assert [asked[3] for asked in recorder.asked] == [1] and recorder.asked[0][2] == request.limits

@@ -1,11 +1,13 @@
 """What a run process says reaches the spool once: over a full disk, a race for the last word, and a second attempt."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from hybrid_core.records import Outcome, Purpose, Recipe, Trial
+from hybrid_core.records import MeasureLimits, Outcome, Purpose, Recipe, Trial
 from storage.spool import SpoolWriteFailed, SpoolWriter, read_all, spool_path
+from workers.run_process import Measurer
 from workers.run_report import DISK_PATIENCE_S, Replay, RunOver, RunReport
 from workers.run_watch import HUB_GRACE_S, HubSilence
 
@@ -124,6 +126,24 @@ def test_the_rounds_of_a_final_are_answered_and_not_told_again_by_a_second_attem
     second.emit("round_started", {"trial_id": "run1:final.2:quantization=one", "round": 2})
     second.emit("trial_finished", {"trial": trial("one", Purpose.FINAL)})
     assert kinds(tmp_path, 2) == ["round_started", "trial_finished"]
+
+
+def test_a_race_goes_on_with_the_round_that_was_not_finished(tmp_path):
+    first, _ = report_on(tmp_path)
+    done = replace(trial("one", Purpose.FINAL), trial_id="run1:final.1:quantization=one")
+    first.emit("round_finished", {"trial": done, "round": 1})
+    asked = []
+
+    class Engine:
+        def measure(self, request, on_phase, variables):
+            asked.append(request.trial_id)
+            return replace(done, trial_id=request.trial_id)
+
+    second, _ = report_on(tmp_path, attempt=2)
+    order = SimpleNamespace(run_id="run1", subject=None)
+    measure = Measurer(order, Engine(), second, Replay(tmp_path, "run1"))
+    found = [measure(done.recipe, Purpose.FINAL, MeasureLimits(), number) for number in (1, 2)]
+    assert found[0] == done and asked == ["run1:final.2:quantization=one"] == [found[1].trial_id]
 
 
 def test_the_hubs_silence_counts_from_the_last_change_seen_and_not_from_the_wall_clock(tmp_path):

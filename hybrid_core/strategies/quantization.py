@@ -17,6 +17,7 @@ from hybrid_core.strategies.precision.int8_weight_only import INT8_WEIGHT_ONLY
 from hybrid_core.strategies.precision.mixed_precision import MIXED_1, MIXED_5
 from hybrid_core.strategies.runtimes.onnx_int8 import ONNX_INT8_DYNAMIC
 from hybrid_core.strategies.runtimes.openvino_low import OPENVINO_BF16, OPENVINO_INT8
+from hybrid_core.strategies.runtimes.openvino_weights import OPENVINO_INT8_WEIGHTS
 
 QUANTIZATION = Family(
     name="quantization",
@@ -37,6 +38,7 @@ QUANTIZATION = Family(
         MIXED_5,
         ONNX_INT8_DYNAMIC,
         OPENVINO_INT8,
+        OPENVINO_INT8_WEIGHTS,
         OPENVINO_BF16,
     ),
 )

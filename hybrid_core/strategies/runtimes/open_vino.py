@@ -44,12 +44,16 @@ class OpenVinoSession:
 
 
 class OpenVino:
-    """Opens graph files (ONNX or OpenVINO's own) on the CPU, with kernels of the given precision."""
+    """Opens graph files (ONNX or OpenVINO's own) on the CPU, with kernels of the given precision.
+
+    `rounds_activations=False` forbids what it does by itself where weights are int8: rounding the inputs of products.
+    """
 
     name = "OpenVINO"
 
-    def __init__(self, precision: str = "f32") -> None:
+    def __init__(self, precision: str = "f32", *, rounds_activations: bool = True) -> None:
         self.precision = precision
+        self.own_settings = {} if rounds_activations else {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
 
     def open(self, path: Path, sizes: Sizes | None) -> Session:
         """A session; open sizes of the file are fixed to `sizes`."""
@@ -68,6 +72,7 @@ class OpenVino:
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),
                 "NUM_STREAMS": 1,
                 "ENABLE_CPU_PINNING": False,
+                **self.own_settings,
             },
         )
         return OpenVinoSession(compiled, weight_bytes)

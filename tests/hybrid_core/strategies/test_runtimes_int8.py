@@ -19,7 +19,7 @@ from hybrid_core.strategies.runtimes.onnx_int8 import needs_reduced_range, proce
 from hybrid_core.strategies.runtimes.session import RuntimeModule
 
 ROOT = Path(__file__).parents[3]
-LOW = ["onnx_int8_dynamic", "openvino_int8", "openvino_bf16"]
+LOW = ["onnx_int8_dynamic", "openvino_int8", "openvino_int8_weights", "openvino_bf16"]
 QUANTIZATION = get_strategy("quantization")
 
 
@@ -87,6 +87,24 @@ def test_weights_take_about_a_quarter_of_the_bytes():
     inputs = (torch.randn(8, 1024),)
     session = QUANTIZATION.apply("onnx_int8_dynamic", model, situation_of(inputs)).model
     assert 0.24 * plain < session.outside_memory().weights < 0.32 * plain
+
+
+@pytest.mark.parametrize("setting", [available("openvino_int8_weights")])
+def test_int8_weights_in_openvino_answer_as_weights_rounded_by_the_textbook_and_float_inputs_do(setting):
+    """A scale and a zero for each output: 256 steps between its smallest and largest weight, zero among them."""
+    torch.manual_seed(3)
+    layer = nn.Linear(256, 48).eval().requires_grad_(False)
+    inputs = (torch.randn(8, 256),)
+    applied = QUANTIZATION.apply(setting, layer, situation_of(inputs))
+    assert "1 weights as int8" in applied.changes[1]
+    low, high = layer.weight.amin(1, keepdim=True).clamp(max=0), layer.weight.amax(1, keepdim=True).clamp(min=0)
+    step = (high - low) / 255
+    zero = (-low / step).round()
+    rounded = (((layer.weight / step).round() + zero).clamp(0, 255) - zero) * step
+    found, expected, plain = applied.model(*inputs), nn.functional.linear(*inputs, rounded, layer.bias), layer(*inputs)
+    assert relative_error(expected, found) < 1e-3 < relative_error(plain, found) < 0.02
+    with pytest.raises(StrategyUnsupported, match="no constant weight"):
+        QUANTIZATION.apply(setting, nn.Softmax(-1).eval(), situation_of((torch.randn(4, 8),)))
 
 
 def test_calibration_sees_fresh_inputs_and_never_the_example():

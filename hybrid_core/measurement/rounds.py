@@ -70,12 +70,12 @@ def combine_rounds(rounds: Sequence[Estimate], known: Spread | None) -> Estimate
     >>> round(together.value, 3), round(together.low, 3), round(together.high, 3)
     (1.249, 1.085, 1.438)
     """
-    if len(rounds) == 1:
-        return widen(rounds[0], known)
+    if len(rounds) == 1 and known is None:
+        return rounds[0]
     centre, sd, degrees = _draws(rounds, known)
-    inside = _inside(rounds)
-    half = max(t_quantile(_UPPER, degrees) * sd, _NORMAL * inside) * math.sqrt(2 / len(rounds))
-    return _around(centre, half)
+    between, again = t_quantile(_UPPER, degrees) * sd, math.sqrt(2 / len(rounds))
+    below, above = (max(between, side) * again for side in _sides(rounds))
+    return Estimate(_exp(centre), _exp(centre - below), _exp(centre + above))
 
 
 def widen(estimate: Estimate, known: Spread | None) -> Estimate:
@@ -85,10 +85,7 @@ def widen(estimate: Estimate, known: Spread | None) -> Estimate:
     >>> wide.value, round(wide.low, 3), round(wide.high, 3)
     (1.2, 1.087, 1.325)
     """
-    if known is None:
-        return estimate
-    centre, sd, degrees = _draws([estimate], known)
-    return _around(centre, t_quantile(_UPPER, degrees) * sd * math.sqrt(2))
+    return combine_rounds([estimate], known)
 
 
 def noise_floor(known: Spread | None, rounds: int) -> float:
@@ -115,10 +112,11 @@ def p_value(rounds: Sequence[Estimate], known: Spread | None) -> float:
     """Two-sided chance of a ratio at least this far from 1 if the recipe changed nothing (t over processes).
 
     >>> round(p_value([Estimate(1.02, 1.0, 1.04)], None), 3), round(p_value([Estimate(1.02, 1.0, 1.04)] * 3, None), 4)
-    (0.048, 0.0006)
+    (0.05, 0.0007)
     """
     centre, sd, degrees = _draws(rounds, known)
-    inside, root = _inside(rounds), math.sqrt(len(rounds))
+    below, above = _sides(rounds)
+    inside, root = (below if centre > 0 else above) / _NORMAL, math.sqrt(len(rounds))
     if max(sd, inside) == 0:
         return 1.0 if centre == 0 else 0.0
     tails = [t_tail(centre * root / scale, by) for scale, by in ((sd, degrees), (inside, math.inf)) if scale > 0]
@@ -179,6 +177,15 @@ def _squares(values: Sequence[float], centre: float) -> float:
     return math.fsum((value - centre) ** 2 for value in values)
 
 
-def _around(centre: float, half: float) -> Estimate:
-    ends = (0.0, math.inf) if math.isinf(half) else (math.exp(centre - half), math.exp(centre + half))
-    return Estimate(round(math.exp(centre), 12), round(ends[0], 12), round(ends[1], 12))
+def _sides(rounds: Sequence[Estimate]) -> tuple[float, float]:
+    """How far the intervals reach below and above their values, in logarithms, as a root mean square.
+
+    They are kept apart: where blocks have two modes the median sits in one and the interval reaches to the other.
+    """
+    below = (math.log(one.value / one.low) if one.low > 0 else math.inf for one in rounds)
+    above = (math.log(one.high / one.value) for one in rounds)
+    return math.sqrt(fmean(x * x for x in below)), math.sqrt(fmean(x * x for x in above))
+
+
+def _exp(value: float) -> float:
+    return round(math.exp(value), 12) if abs(value) < 700 else (math.inf if value > 0 else 0.0)

@@ -149,6 +149,13 @@ def test_exact_rounds_that_agree_stay_exact():
     assert combine_rounds([Estimate.exact(2.0)] * 3, Spread(0.0, 4)) == Estimate.exact(2.0)
 
 
+def test_an_interval_that_reaches_far_to_one_side_still_does_when_it_is_widened():
+    lopsided = Estimate(0.907, 0.888, 1.006)  # an A/A race on a busy core: blocks of two kinds, the median in one
+    for together in (widen(lopsided, Spread(0.005, 8)), combine_rounds([lopsided] * 2, None)):
+        assert together.low <= lopsided.low and together.high >= lopsided.high
+    assert rounds.p_value([lopsided], Spread(0.005, 8)) > 0.05
+
+
 def test_no_round_is_refused():
     with pytest.raises(InvalidInput, match="at least one process"):
         combine_rounds([], None)

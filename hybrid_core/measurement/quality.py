@@ -23,16 +23,8 @@ from hybrid_core.measurement.agreement import Agreement, looks_like_logits
 from hybrid_core.measurement.case import Case, ScoredTask
 from hybrid_core.measurement.correctness import nan_fault
 from hybrid_core.measurement.nested import clone_tensors, describe, map_tensors, tensor_leaves
-from hybrid_core.measurement.row_evidence import (
-    EARLY_TAIL,
-    FIRST_LOOK,
-    LAST_TAIL,
-    mean_of_rows,
-    one_prediction,
-    ratio_of_rows,
-    rows_to_show,
-    verdict,
-)
+from hybrid_core.measurement.quality_stages import Stages
+from hybrid_core.measurement.row_evidence import LAST_TAIL, mean_of_rows, one_prediction, ratio_of_rows, rows_to_show
 from hybrid_core.records import Estimate, Quality
 
 AGREEMENT = "agreement"
@@ -63,39 +55,6 @@ class _Scores:
     rates: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass
-class _Stages:
-    """When to look at what the rows say so far: at the first look, then whenever their number has doubled."""
-
-    most: int
-    bound: float | None
-    next_look: int = FIRST_LOOK
-    decided: str = ""
-
-    def is_over(self, rows: int, estimate: Callable[[float], Estimate]) -> bool:
-        """Whether the rows so far decide; never at the last row, which is judged at its own level."""
-        if self.bound is None or rows < self.next_look or rows >= self.most:
-            return False
-        self.next_look = 2 * rows
-        self.decided = verdict(estimate(EARLY_TAIL), self.bound)
-        return bool(self.decided)
-
-    def conclude(self, rows: int, estimate: Callable[[float], Estimate], unit: str) -> tuple[Estimate, dict[str, Any]]:
-        """The interval that was paid for, and how the pass ended."""
-        tail = EARLY_TAIL if self.decided else LAST_TAIL
-        found = estimate(tail)
-        facts: dict[str, Any] = {"rows": rows, "rows_allowed": self.most, "confidence": 1 - 2 * tail}
-        if self.bound is None:
-            return found, {**facts, "stopped": f"all {rows} {unit} were used"}
-        outcome = self.decided or verdict(found, self.bound)
-        end = {"above": "is kept", "below": "is missed", "": "lies inside the interval"}[outcome]
-        how = f"decided after {rows} of {self.most} {unit}" if self.decided else f"all {rows} {unit} were used"
-        return found, {
-            **facts, "accuracy_bound": self.bound, "decided": outcome,
-            "stopped": f"{how}: the accuracy bound of {self.bound:g} {end}",
-        }  # fmt: skip
-
-
 def measure_quality(
     case: Case,
     baseline: nn.Module,
@@ -111,9 +70,9 @@ def measure_quality(
     """
     with torch.inference_mode():
         if case.task is None:
-            return _judge_agreement(case, baseline, candidate, _Stages(samples, bound), ())
+            return _judge_agreement(case, baseline, candidate, Stages(samples, bound), ())
         scores = _Scores()
-        stages = _Stages(samples, bound)
+        stages = Stages(samples, bound)
         estimate = lambda tail: _preservation(scores, exact, case.seed, tail)  # noqa: E731
         for rows in _score_batches(case, case.task, baseline, candidate, samples, scores):
             if sum(scores.baseline_right) > 0 and stages.is_over(rows, estimate):
@@ -125,7 +84,7 @@ def measure_quality(
             f"the untouched model's {case.task.metric} is 0 on {len(scores.right)} rows and cannot be preserved; "
             "agreement is used instead"
         )
-        return _judge_agreement(case, baseline, candidate, _Stages(samples, bound), (warning,))
+        return _judge_agreement(case, baseline, candidate, Stages(samples, bound), (warning,))
 
 
 def _score_batches(
@@ -170,7 +129,7 @@ def _rates(task: ScoredTask, baseline: nn.Module, candidate: nn.Module) -> dict[
 
 
 def _judge_task(
-    task: ScoredTask, scores: _Scores, stages: _Stages, estimate: Callable[[float], Estimate], seed: int
+    task: ScoredTask, scores: _Scores, stages: Stages, estimate: Callable[[float], Estimate], seed: int
 ) -> QualityResult:
     details = _likelihood_details(task, scores) | scores.agreement.details() | scores.rates
     loss = one_prediction(scores.baseline_right)
@@ -193,7 +152,7 @@ def _too_few(scores: _Scores, preservation: Estimate, bound: float | None) -> tu
 
 
 def _judge_agreement(
-    case: Case, baseline: nn.Module, candidate: nn.Module, stages: _Stages, warnings: tuple[str, ...]
+    case: Case, baseline: nn.Module, candidate: nn.Module, stages: Stages, warnings: tuple[str, ...]
 ) -> QualityResult:
     """Fresh inputs instead of held-out rows; one call is one row."""
     found, generator = Agreement(), case.generator("quality")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from hybrid_core.measurement.rounds import combine_rounds
 from hybrid_core.measurement.stop_rule import most_useful_round
-from hybrid_core.records import Estimate, Purpose, Recipe, Trial
+from hybrid_core.records import Estimate, Outcome, Purpose, Recipe, Trial
 from hybrid_core.search import stopping
 from hybrid_core.search.bench import ROUNDS, Bench
 from hybrid_core.search.noise import is_positive
@@ -23,7 +23,10 @@ AGAINST_ITSELF_SHARE = 0.15
 
 
 def measure_untouched(bench: Bench, should_stop: Callable[[], bool]) -> Trial:
-    """The A/A trial: several processes where the day's noise of this device is not known and the budget allows it."""
+    """The A/A trial: several processes where the day's noise of this device is not known and the budget allows it.
+
+    A process that was disturbed too much ends nothing as long as another one is measured.
+    """
     noise, rounds = bench.book.noise, list[Trial]()
     wanted = 1 if noise.is_well_known or not bench.in_processes else ROUNDS
     while True:
@@ -32,8 +35,10 @@ def measure_untouched(bench: Bench, should_stop: Callable[[], bool]) -> Trial:
         rounds.append(bench.run_round(Recipe(), Purpose.BASELINE, number, sentence))
         spent_s = sum(trial.seconds for trial in rounds)
         too_long = spent_s * (number + 1) / number > AGAINST_ITSELF_SHARE * bench.config.budget_s
-        if number >= wanted or too_long or not rounds[-1].is_ok or should_stop():
-            return bench.conclude(Recipe(), Purpose.BASELINE, rounds)
+        has_failed = rounds[-1].outcome not in (Outcome.OK, Outcome.UNSTABLE)
+        if number >= wanted or too_long or has_failed or should_stop():
+            usable = [trial for trial in rounds if trial.outcome is not Outcome.UNSTABLE]
+            return bench.conclude(Recipe(), Purpose.BASELINE, usable or rounds)
 
 
 def race(bench: Bench, finalists: Sequence[Recipe], should_stop: Callable[[], bool]) -> Stop | None:

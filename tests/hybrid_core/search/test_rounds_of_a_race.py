@@ -241,6 +241,24 @@ def test_a_run_measures_against_itself_several_times_unless_the_day_is_known(sea
         assert sum(purpose == "baseline" for purpose, _, _ in landscape.rounds) == expected
 
 
+@pytest.mark.parametrize(("disturbed", "fails"), [((1,), False), ((2, 3), False), ((1, 2, 3), True)])
+def test_a_disturbed_process_against_itself_ends_the_run_only_if_no_other_was_measured(
+    search, planted, disturbed, fails
+):
+    landscape = planted.Landscape()
+
+    def answer(recipe, purpose):
+        if purpose is Purpose.BASELINE and landscape.number in disturbed:
+            return Trial("", "run", recipe, purpose, Outcome.UNSTABLE, "much was disturbed", "timing", seconds=4.0)
+        return None
+
+    landscape.answer = answer
+    result, _, _ = search(landscape, budget_s=600)
+    assert result.failed is fails
+    if fails:
+        assert "in process 1 of 3: much was disturbed" in result.stop_reason
+
+
 def test_a_search_trial_is_judged_by_the_noise_of_one_process_and_a_final_by_that_of_its_own(planted):
     book = TrialBook(planted.plain_options())
     speeds = (1.02, 0.98, 1.03, 0.97)

@@ -5,6 +5,7 @@ Both are refusals with figures, and both leave their facts with the measurement,
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 from hybrid_core.errors import MeasurementFailed
@@ -12,7 +13,6 @@ from hybrid_core.measurement import roofline
 from hybrid_core.measurement.compiling import compile_facts, compile_warnings, fall_back_fault, read_counts
 from hybrid_core.measurement.contest import Contest, refuse
 from hybrid_core.measurement.latency import Timing
-from hybrid_core.measurement.statistics import median_of_blocks
 from hybrid_core.records import Outcome
 
 
@@ -39,8 +39,7 @@ def _check_compiler(contest: Contest) -> dict[str, Any]:
 
 def _check_physics(contest: Contest, timing: Timing) -> dict[str, Any]:
     assert contest.roofline is not None, "the build phase read it"
-    seed = contest.case.seed
-    baseline_ms, candidate_ms = (median_of_blocks(times, seed).value for times in zip(*timing.pairs_ms, strict=True))
+    baseline_ms, candidate_ms = (median(times) for times in zip(*timing.pairs_ms, strict=True))
     verdict = roofline.judge(contest.roofline, baseline_ms, candidate_ms, lambda: roofline.inputs_repeat(contest.case))
     refuse(verdict.fault, "timing")
     contest.warnings.extend([verdict.warning] if verdict.warning else [])

@@ -125,8 +125,7 @@ def _build(case: Case, change: Change, limits: MeasureLimits, example: Any, cens
         seconds, output = latency.time_first_call(case, baseline, example)
     refuse_bad_baseline(output)
     del output
-    # Before any code of the candidate runs, and before the census: counting may fill a cache of the model.
-    line = roofline.read_roofline(case, baseline)
+    line = roofline.read_roofline(case)  # before any code of the candidate runs
     after = census | memory.live_storages(ignore=case.makers.kept())
     held = memory.held_bytes(baseline, census, after)
     parts = guards.fingerprint(baseline)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from hybrid_core.measurement.case import Case
 from hybrid_core.measurement.ceilings import Ceilings, ceilings_of
@@ -92,11 +91,12 @@ def take_over(text: str) -> None:
         _taken_over.append(Roofline.from_json(json.loads(text)))
 
 
-def read_roofline(case: Case, baseline: nn.Module) -> Roofline:
+def read_roofline(case: Case) -> Roofline:
     """What was taken over, or is measured now; to be called before any code of a candidate runs."""
     if _taken_over and _taken_over[0].fits(case):
         return _taken_over[0]
-    work = count_work(case, baseline, case.fresh_inputs(case.generator("work")))
+    # On a copy, which a call may change: the untouched model must not be a call ahead of the candidate.
+    work = count_work(case, case.build_model(), case.fresh_inputs(case.generator("work")))
     with RESIDENT.not_counted():
         return Roofline(work, ceilings_of(case.device, torch.get_num_threads()))
 

@@ -1,6 +1,7 @@
 """A real trial carries its roofline, memory and compile facts, and one that is faster than physics is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,6 +86,38 @@ def test_remembered_answers_are_no_help_while_timed():
     assert trial.outcome is Outcome.OK, trial.reason
     assert hits["warmup"] == hits["timing"] == hits["memory"]
     assert not any("part of" in warning for warning in trial.measurement.warnings)
+
+
+class CountsItsCalls(nn.Module):
+    """Answers with how often it was asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.calls = nn.Linear(8, 8), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.layer(x) * 0 + self.calls
+
+
+@pytest.mark.parametrize("is_handed_over", [False, True])
+def test_counting_work_leaves_the_two_models_in_step(is_handed_over):
+    if is_handed_over:
+        roofline.take_over(json.dumps(Roofline(Work(1, 1, 0, 0), CEILINGS).to_json()))
+    built, asked = [], []
+
+    def build():
+        built.append(CountsItsCalls().eval())
+        return built[-1]
+
+    def look(model, recipe, situation):
+        asked.append(built[0].calls)
+        return Applied(model, ("nothing, for the test",))
+
+    case = replace(case_from_module(CountsItsCalls().eval(), (torch.randn(4, 8),)), build=build)
+    request = MeasureRequest("t", "r", SUBJECT, RECIPE, Purpose.SEARCH, QUICK)
+    evaluate(case, request, toolbox=Toolbox(look, is_exact=lambda step: True))
+    assert asked == [1]  # the first call, and none for counting
 
 
 def test_the_untouched_copy_of_another_process_goes_through_the_same(monkeypatch):

@@ -94,9 +94,9 @@ def test_what_was_handed_over_is_used_for_the_same_device_and_threads_only(monke
     monkeypatch.setattr(roofline, "ceilings_of", lambda device, threads: measured.append(threads) or CEILINGS)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     take_over(json.dumps(LINE.to_json()))
-    assert read_roofline(case, case.build_model()) == LINE and measured == []
+    assert read_roofline(case) == LINE and measured == []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    found = read_roofline(case, case.build_model())
+    found = read_roofline(case)
     assert measured == [3] and found.work.needed_flops == 2 * 2 * 4 * 4
 
 
@@ -105,7 +105,7 @@ def test_a_text_that_is_no_roofline_is_measured_anew(monkeypatch, text):
     monkeypatch.setattr(roofline, "ceilings_of", lambda device, threads: CEILINGS)
     case = case_from_module(nn.Linear(4, 4).eval(), (torch.randn(2, 4),))
     take_over(text)
-    assert read_roofline(case, case.build_model()).work.needed_flops == 2 * 2 * 4 * 4
+    assert read_roofline(case).work.needed_flops == 2 * 2 * 4 * 4
 
 
 def test_a_roofline_survives_json():

@@ -1,6 +1,6 @@
 """When a race has gone on long enough, and the sentence that says why it ended; which finalist runs another round.
 
-Stopping at the first interval that excludes 1 would call an untouched model faster or slower in a third of all races,
+Stopping at the first interval that excludes 1 would call an untouched model faster or slower in a fifth of all races,
 so a race stops by the *width* of its interval, looks only when a quarter more pairs are there, and the interval is
 computed at `statistics.RACE_LEVEL`, which pays for choosing the moments when it is narrow by chance.
 A candidate that is slower for certain ends early: more repeats would only say how much slower. For that each end of

@@ -184,7 +184,8 @@ def _compare_other(path: str, expected: Any, got: Any, tolerance: Tolerance) -> 
     """A plain value, or an object of some library, such as a cache of keys and values: then the tensors in it."""
     if type(expected) is float and math.isfinite(expected):
         # As a rule it was a float32 tensor's item.
-        return _compare_floats(path, *(torch.tensor(v, dtype=torch.float32) for v in (expected, got)), tolerance)
+        right, found = (torch.tensor(value, dtype=torch.float32) for value in (expected, got))
+        return _compare_floats(path, right, found, tolerance)
     if isinstance(expected, str | int | float | bool):
         same = expected == got or (expected != expected and got != got)
         return Comparison("" if same else f"{path} is {got!r:.40} where the baseline gives {expected!r:.40}")

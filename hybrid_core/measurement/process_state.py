@@ -69,7 +69,7 @@ def process_state(*, with_random: bool = True) -> dict[str, Any]:
         "number of hooks on all modules": len(module_hooks._global_forward_hooks)
         + len(module_hooks._global_forward_pre_hooks),
     }
-    if torch.cuda.is_initialized():
+    if _gpu_in_use():
         state["current stream of the GPU"] = torch.cuda.current_stream().cuda_stream
     state |= {_FUNCTION + name: getattr(owner, attribute) for name, (owner, attribute) in _functions().items()}
     return state | _random_state() if with_random else state
@@ -113,7 +113,7 @@ def restored_state(threads: int) -> Iterator[None]:
     saved = process_state(with_random=False)
     torch_random, python_random, numpy_random = torch.get_rng_state(), random.getstate(), np.random.get_state()
     functions = _functions()
-    stream = torch.cuda.current_stream() if torch.cuda.is_initialized() else None
+    stream = torch.cuda.current_stream() if _gpu_in_use() else None
     if threads > 0:
         torch.set_num_threads(threads)
     try:
@@ -136,6 +136,10 @@ def restored_state(threads: int) -> Iterator[None]:
         np.random.set_state(numpy_random)
 
 
+def _gpu_in_use() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
 def _functions() -> dict[str, tuple[Any, str]]:
     loaded = {
         f"{module}.{attribute}": (sys.modules[module], attribute)
@@ -147,7 +151,7 @@ def _functions() -> dict[str, tuple[Any, str]]:
 
 def _random_state() -> dict[str, Any]:
     numpy_state: dict[str, Any] = np.random.get_state(legacy=False)  # type: ignore[assignment]
-    gpu = torch.cuda.get_rng_state().numpy().tobytes() if torch.cuda.is_initialized() else b""
+    gpu = torch.cuda.get_rng_state().numpy().tobytes() if _gpu_in_use() else b""
     return {
         "random state of the GPU": gpu,
         "random state of torch": torch.get_rng_state().numpy().tobytes(),

@@ -8,29 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 from hybrid_core.config import RunConfig
 from hybrid_core.fitness import verdicts_of
-from hybrid_core.records import MeasureLimits, Outcome, Purpose, Recipe, Trial, to_json, trial_name
+from hybrid_core.records import Outcome, Purpose, Recipe, Trial, to_json, trial_name
 from hybrid_core.search.account import Account
 from hybrid_core.search.book import TrialBook
 from hybrid_core.search.costs import Budget, CostModel, limits_for, quality_limits
 from hybrid_core.search.final import choose_finalists
 from hybrid_core.search.hints import KnownConflict, Surveyed
+from hybrid_core.search.measuring import Emit, Measure
 from hybrid_core.search.merging import merge_rounds
 from hybrid_core.search.noise import Noise
 from hybrid_core.search.space import Space
 
-
-class Measure(Protocol):
-    """Measures one recipe; `round_number` tells apart the processes that together make one trial, 0 is none of them."""
-
-    def __call__(self, recipe: Recipe, purpose: Purpose, limits: MeasureLimits, round_number: int = 0) -> Trial:
-        """The trial, failed or not."""
-
-
-Emit = Callable[[str, dict[str, Any]], None]
 # The untouched model gets at least this long: without it there is no run at all.
 _LEAST_BASELINE_S = 60.0
 # The single settings may use this share of the budget before pairs of the good ones have their turn.

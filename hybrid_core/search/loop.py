@@ -20,9 +20,10 @@ from hybrid_core.fitness import baseline_fitness
 from hybrid_core.records import Recipe, to_json
 from hybrid_core.search import proposals, stopping
 from hybrid_core.search.account import Account
-from hybrid_core.search.bench import Bench, Emit, Measure
+from hybrid_core.search.bench import Bench
 from hybrid_core.search.final import Crowned, crown, detectable_gain
 from hybrid_core.search.hints import KnownConflict, Survey
+from hybrid_core.search.measuring import Emit, Measure
 from hybrid_core.search.noise import Noise
 from hybrid_core.search.race import measure_untouched, race
 from hybrid_core.search.result import SearchResult, Stop

@@ -186,6 +186,7 @@ _NOISE = (
     "select t.trial_id, t.run_id, t.recipe_key, t.purpose, r.model, r.workload_label, r.threads, t.started_at, "
     "coalesce(t.measurement_json ->> '$.environment.gpu', t.measurement_json ->> '$.environment.cpu_model', '') "
     "as processor, json_extract(t.measurement_json, '$.environment.rounds')::varchar as rounds_json, "
+    "coalesce((t.measurement_json ->> '$.environment.conditions.flagged')::boolean, false) as flagged, "
     + _interval("t.", "speed")
     + " from trials t join runs r on r.run_id = t.run_id where r.device = $device and t.started_at >= $since "
     "and t.outcome = 'ok' and (t.purpose = 'final' or t.recipe_key = 'baseline') "

@@ -43,8 +43,11 @@ def known_spread(rows: Iterable[Row], without: str = "") -> Spread | None:
 
 
 def claim_of(rounds: Sequence[Estimate], known: Spread | None) -> tuple[Estimate, Verdict]:
-    """The published interval of one or several processes and the verdict that goes with it."""
-    together = combine_rounds(rounds, known)
+    """The published interval of one or several processes and the verdict that goes with it.
+
+    Several processes are joined without what A/A tells, as a search does before it knows repeated finals of the day.
+    """
+    together = combine_rounds(rounds, known if len(rounds) == 1 else None)
     return together, judge(together, max(SMALLEST_NOISE_FLOOR, noise_floor(known, len(rounds))))
 
 

@@ -96,7 +96,7 @@ def repeated(runner: Runner, subject: Subject, published: Trial, limits: Measure
     assert published.measurement is not None
     count = len(published.measurement.environment.get(ROUNDS, (None,)))
     rounds = [runner.measure(subject, published.recipe, limits, Purpose.FINAL).trial for _ in range(count)]
-    return merge_rounds("repeat", rounds, noise.known)
+    return merge_rounds("repeat", rounds, noise.of_recipes)
 
 
 def day_of(book: Book) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ def describe_versions() -> dict[str, Any]:
 
 
 def processor_name(device: str) -> str:
-    """What computes on this device, named as in the environment of a measurement; empty where the system has no name."""
+    """What computes on this device, named as a measurement names it; empty where the system has no name."""
     cards = [card["title"] for card in describe_gpus() if device in (card["id"], card["uuid"])]
     return str((cards or [cpu_model(read_text("/proc/cpuinfo")) or platform.processor()])[0])
 

@@ -23,7 +23,7 @@ TRUST = 8
 POWER = 0.8
 _UPPER = 0.975
 _NORMAL = NormalDist().inv_cdf(_UPPER)
-_CONTRADICTED = 0.01
+_CONTRADICTED = 0.1
 _FLOOR_SHARE = 0.9875  # two-sided 97.5 %: less than 1.25 % of A/A comparisons look faster by more than the floor
 
 

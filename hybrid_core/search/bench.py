@@ -140,10 +140,9 @@ class Bench:
         return trial
 
     def conclude(self, recipe: Recipe, purpose: Purpose, rounds: Sequence[Trial]) -> Trial:
-        """Make one trial of all rounds of a recipe and tell it; the spread known before them counts too."""
+        """Make one trial of all rounds of a recipe and tell it; what is known of the device counts too."""
         name, noise = trial_name(self._run_id, purpose, recipe), self.book.noise
-        # However little is known, it adds to what several rounds say of themselves.
-        trial = merge_rounds(name, rounds, noise.spread if len(rounds) > 1 else noise.known)
+        trial = merge_rounds(name, rounds, noise.of_recipes if len(rounds) > 1 else noise.known)
         self._record(trial)
         return trial
 

@@ -50,7 +50,7 @@ class _Race:
     def __init__(self, bench: Bench, finalists: Sequence[Recipe], should_stop: Callable[[], bool]) -> None:
         self.bench, self.finalists, self.should_stop = bench, finalists, should_stop
         self.taken: dict[Recipe, list[Trial]] = {}
-        self.known = bench.book.noise.spread
+        self.known = bench.book.noise.of_recipes
 
     def run(self) -> Stop | None:
         """All rounds, then the extra ones, then one trial of each; the untouched model's is told first."""

@@ -62,7 +62,8 @@ CONTRACT = {
     ],
     "workers": "run_id pid attempt state heartbeat_at current_trial current_phase started_at".split(),
     "noise": [
-        *"trial_id run_id recipe_key purpose model workload_label threads started_at processor rounds_json".split(),
+        *"trial_id run_id recipe_key purpose model workload_label threads started_at".split(),
+        *"processor rounds_json flagged".split(),
         *spread("speed"),
     ],
     "synergies": [
@@ -217,11 +218,12 @@ def test_the_processes_of_a_final_and_its_processor_come_with_the_noise(db: Data
     events = make_run_events(run_id, seed=3)
     data = next(e["data"] for e in events if e["kind"] == "trial_finished" and e["data"]["trial"]["purpose"] == "final")
     rounds = [{"ratio": 1.1, "low": 1.0, "high": 1.2}, {"ratio": 1.2, "low": 1.1, "high": 1.3}]
-    data["trial"]["measurement"]["environment"] |= {"rounds": rounds, "cpu_model": "A chip"}
+    found = {"rounds": rounds, "cpu_model": "A chip", "conditions": {"flagged": True}}
+    data["trial"]["measurement"]["environment"] |= found
     spool_events(spool_dir, run_id, events)
     drain(db, spool_dir)
     (row,) = [r for r in rows(db, "noise", device="cpu", since=0) if r["trial_id"] == data["trial"]["trial_id"]]
-    assert json.loads(row["rounds_json"]) == rounds and row["processor"] == "A chip"
+    assert json.loads(row["rounds_json"]) == rounds and row["processor"] == "A chip" and row["flagged"] is True
 
 
 def test_the_leaderboard_is_the_winners_of_finished_runs_by_fitness(db: Database, spool_dir: Path) -> None:

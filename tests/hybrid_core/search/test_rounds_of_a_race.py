@@ -204,6 +204,21 @@ def test_the_noise_is_pooled_from_the_days_against_itself_and_its_repeated_final
     assert "3 A/A measurements and 1 repeated final" in told["sentence"]
 
 
+def test_a_disturbed_measurement_against_itself_counts_only_where_no_other_is_known():
+    calm, wild = row("baseline", 1.01, 0.99, 1.0), row("baseline", 2.1, flagged=True)
+    assert Noise([calm, wild]).spread == Noise([calm]).spread
+    assert Noise([wild]).spread.sd == pytest.approx(math.log(2.1))
+
+
+def test_what_moves_two_equal_models_does_not_narrow_the_interval_of_a_recipe(planted):
+    noise, finals = Noise([row("baseline", 1.001, 0.999, 1.0, 1.001, 0.999)]), rounds_of(planted, (1.2, 1.3, 1.25))
+    for one in finals:
+        noise.learn(one)
+    assert noise.known is not None and noise.of_recipes is None
+    noise = Noise([row("a=1", 1.5, 1.53, 1.51), row("b=1", 2, 2.02, 2.01), row("baseline", 1.3)])
+    assert noise.of_recipes.degrees == 4 and noise.of_recipes.sd < noise.spread.sd
+
+
 def test_too_little_noise_is_known_after_one_measurement_against_itself(planted):
     noise = Noise([row("baseline", 1.01)])
     trial = rounds_of(planted, (1.2,), purpose=Purpose.SEARCH)[0]

@@ -96,12 +96,16 @@ def settings_table(rows: list[Row], cell: Any) -> str:
     singles = [row for row in rows if row["purpose"] == "search" and "+" not in row["recipe"]]
     subjects = subjects_of(singles)
     found = {(row["recipe"], subject_of(row)): row for row in singles}
-    lines = []
+    lines, refused = [], []
     for recipe in dict.fromkeys(row["recipe"] for row in sorted(singles, key=lambda row: row["recipe"])):
         cells = [cell_text(found.get((recipe, subject)), cell) for subject in subjects]
-        if any(cells):
+        if set(cells) <= {"", "-"}:
+            refused.append(f"`{recipe.split('=')[1]}`")
+        else:
             lines.append([f"`{recipe.split('=')[1]}`", *cells])
-    return table(["setting", *(subject_text(subject, short=True) for subject in subjects)], lines)
+    head = ["setting", *(subject_text(subject, short=True) for subject in subjects)]
+    nowhere = f"\n\nRefused wherever it was asked: {', '.join(refused)}." if refused else ""
+    return table(head, lines) + nowhere
 
 
 def cell_text(row: Row | None, cell: Any) -> str:

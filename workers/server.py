@@ -10,6 +10,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from workers.protocol import MAX_REQUEST_BYTES, FrameError, PeerGone, read_frame
 log = logging.getLogger("server")
 MAX_CONNECTIONS = 128
 IDLE_TIMEOUT_S = 120.0
+LAST_ANSWERS_S = 2.0
 
 # Answers one request: (value, Arrow stream or None).
 Answer = Callable[[Mapping[str, Any]], tuple[Any, bytes | None]]
@@ -45,13 +47,19 @@ class SocketServer:
         threading.Thread(target=self._accept, name="server", daemon=True).start()
 
     def close(self) -> None:
-        """Answer nobody any more and remove the socket; call it while the lock is still held."""
+        """Take no further request, let answers in preparation out, remove the socket; call it while the lock is held.
+
+        One of them may be the answer to the very request that ends the hub.
+        """
         self._is_closing = True
         self._listener.close()
         self._path.unlink(missing_ok=True)
         for connection in list(self._open):
             with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RD)
+        patience = time.monotonic() + LAST_ANSWERS_S
+        while self._open and time.monotonic() < patience:
+            time.sleep(0.01)
 
     def _accept(self) -> None:
         while True:

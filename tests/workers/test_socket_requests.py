@@ -167,3 +167,25 @@ def test_forgetting_a_conflict_that_is_not_remembered_is_one_sentence(hub_for_al
     assert hub_for_all.client.query("conflicts") == []
     with pytest.raises(InvalidInput, match="conflict 'nope' is not remembered"):
         hub_for_all.client.forget_conflict("nope")
+
+
+def test_an_answer_in_preparation_still_goes_out_when_the_server_closes(tmp_path):
+    asked, closing = threading.Event(), threading.Event()
+
+    def slow(_):
+        asked.set()
+        assert closing.wait(10)
+        return "ended", None
+
+    server = SocketServer(tmp_path / "socket", slow)
+    server.start()
+    with socket.socket(socket.AF_UNIX) as peer, ThreadPoolExecutor(1) as pool:
+        peer.connect(str(tmp_path / "socket"))
+        peer.sendall(encode_frame({"op": "stop"}))
+        assert asked.wait(10)
+        ended = pool.submit(server.close)
+        while (tmp_path / "socket").exists():
+            pass
+        closing.set()
+        assert read_answer(peer)[0] == "ended"
+        ended.result(10)

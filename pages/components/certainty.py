@@ -64,7 +64,7 @@ def detectable_sentence(result: Row) -> str:
     gain = result.get("detectable")
     if not is_number(gain):
         return ""
-    return f"A gain in speed below {plain(percent(gain))} could not have been seen in the final race."
+    return f"A gain in speed of {plain(percent(gain))} or more would have been seen in every recipe of the final race."
 
 
 def cost_sentence(result: Row) -> str:

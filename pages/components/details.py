@@ -71,8 +71,8 @@ def candidate(run: Row, trials: Sequence[Row]) -> None:
         return
     if trial.get("infeasible_reason"):
         st.warning(f"Outside the bounds: {sentence(trial['infeasible_reason'])}")
-    for warning in trial.get("warnings") or []:
-        st.warning(sentence(warning))
+    if told := [sentence(warning) for warning in trial.get("warnings") or []]:
+        st.warning(told[0] if len(told) == 1 else "\n".join(f"- {text}" for text in told))
     rows = query("trial", trial_id=str(trial["trial_id"]))
     stored: Row = rows[0] if rows else {}
     measurement = stored.get("measurement") or {}

@@ -15,7 +15,7 @@ def test_the_result_shows_each_process_of_the_winner(client, open_page):
 def test_the_result_says_the_noise_the_detectable_gain_and_the_cost(client, open_page):
     shown = texts(open_page("run", run="r-done"))
     assert "Two measurements of the same thing differ by up to 1.2 % on this device today." in shown
-    assert "A gain in speed below 2.1 % could not have been seen" in shown
+    assert "A gain in speed of 2.1 % or more would have been seen in every recipe of the final race" in shown
     assert "19 measure processes: measuring 60 %, process start and imports 37 %, orchestration 3 %." in shown
 
 

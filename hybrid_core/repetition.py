@@ -30,8 +30,8 @@ _SILENT = {
     REQUEST, ROUNDS, "process", "telemetry", "quality", "cpu_mhz_before", "cpu_mhz_after", "between_processes",
     "compile", "roofline", "memory", "energy", "gpu_reserved_bytes",
 }  # fmt: skip
-# Of the many numbers under this name, what says whether the measurement was disturbed.
-CONDITIONS, TOLD_OF_CONDITIONS = "conditions", ("flagged", "why")
+# Of the many numbers under this name, only what says whether the measurement was disturbed is compared.
+CONDITIONS = "conditions"
 
 
 def with_order(trial: Trial, request: MeasureRequest) -> Trial:
@@ -148,7 +148,7 @@ def moved(environment: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 def _told(name: str, value: Any) -> Any:
     if name == CONDITIONS and isinstance(value, Mapping):
-        return {key: value.get(key) for key in TOLD_OF_CONDITIONS}
+        return "; ".join(value.get("why") or ["disturbed"]) if value.get("flagged") else "quiet"
     return value
 
 

@@ -16,7 +16,7 @@ from workers.client import Client
 from workers.paths import data_paths
 
 EXIT_AGREES, EXIT_DIFFERS, EXIT_CANNOT, EXIT_INTERRUPTED = 0, 1, 2, 130
-MOST_TEXT = 60
+MOST_TEXT = 90
 Row = Mapping[str, Any]
 
 
@@ -158,5 +158,6 @@ def _interval(found: Estimate) -> str:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps([round(v, 2) if isinstance(v, float) else v for v in value] if isinstance(value, list) else value)
+    listed = [round(v, 2) if isinstance(v, float) else v for v in value] if isinstance(value, list) else value
+    text = listed if isinstance(listed, str) else json.dumps(listed)
     return text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 3]}..."

@@ -153,9 +153,7 @@ def test_what_is_not_the_same_in_the_environment_is_named_once():
 def test_of_the_conditions_only_what_disturbed_a_measurement_is_told():
     before = {"conditions": {"flagged": False, "why": [], "blocks": [1, 2]}, "memory": {"cold": 1}}
     after = {"conditions": {"flagged": True, "why": ["foreign processes"], "blocks": [3]}, "memory": {"cold": 2}}
-    assert environment_differences(before, after) == {
-        "conditions": ({"flagged": False, "why": []}, {"flagged": True, "why": ["foreign processes"]})
-    }
+    assert environment_differences(before, after) == {"conditions": ("quiet", "foreign processes")}
     assert environment_differences(before, {**before, "conditions": {"flagged": False, "why": [], "blocks": 5}}) == {}
 
 

@@ -19,7 +19,7 @@ from hybrid_core.measurement.case import Case, synchronize
 from hybrid_core.measurement.nested import clone_tensors
 
 SECONDS_EACH = 2.0
-INPUTS_EACH = 4  # in turn, so that a model which remembers its last question gains nothing
+INPUTS_EACH = 16  # in turn: twice as many as the setting that remembers answers keeps, so that it finds none
 _clock = time.perf_counter  # taken at import, before a model's code can patch it
 
 

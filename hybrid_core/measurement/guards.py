@@ -79,7 +79,7 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
         if plain.numel():
-            parts[name] = (int(torch.hash_tensor(plain).item()), float(plain.double().sum()))
+            parts[name] = _bits_and_sum(plain)
     for name, module in model.named_modules():
         hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
         parts[f"code of {name or 'the model'}"] = (
@@ -96,7 +96,7 @@ def own_weights(model: nn.Module) -> dict[str, Any]:
     weights = {}
     for name, tensor in model.named_parameters():
         if type(tensor) is nn.Parameter and tensor.is_floating_point() and tensor.numel():
-            weights[name] = (int(torch.hash_tensor(tensor.detach()).item()), float(tensor.detach().double().sum()))
+            weights[name] = _bits_and_sum(tensor.detach())
     return weights
 
 
@@ -138,6 +138,10 @@ def own_storages(model: nn.Module, shared_with: nn.Module | None = None) -> dict
             if storage.nbytes() and storage.resizable() and storage.data_ptr() not in taken:
                 found[storage.data_ptr()] = storage
     return found
+
+
+def _bits_and_sum(tensor: torch.Tensor) -> tuple[int, float]:
+    return int(torch.hash_tensor(tensor).item()), float(tensor.double().sum())
 
 
 def _same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:

@@ -10,7 +10,6 @@ in the same way, and NVML says how much the process holds, with the context and 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import resource
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 
 from hybrid_core.measurement.case import synchronize
+from hybrid_core.measurement.telemetry import open_nvml
 
 # Asks how many bytes of the GPU this process holds now; None where that cannot be told.
 AskProcess = Callable[[], int | None]
@@ -124,10 +124,7 @@ def open_process_memory(device: torch.device) -> AskProcess:
     if device.type != "cuda":
         return lambda: None
     try:
-        nvml = importlib.import_module("pynvml")
-        nvml.nvmlInit()
-        uuid = str(torch.cuda.get_device_properties(device).uuid)
-        handle = nvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
+        nvml, handle = open_nvml(device)
     except Exception:  # pynvml raises its own family, and a missing library or symbol raises others: all mean unknown
         return lambda: None
     return lambda: process_bytes(nvml, handle, os.getpid())

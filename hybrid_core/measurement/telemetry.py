@@ -112,12 +112,8 @@ class NvmlTelemetry(ProcessorTelemetry):
 
     @classmethod
     def open(cls, device: torch.device) -> NvmlTelemetry:
-        """Find the device by its UUID, which survives CUDA_VISIBLE_DEVICES; raises what NVML raises."""
-        nvml = importlib.import_module("pynvml")
-        nvml.nvmlInit()
-        uuid = str(torch.cuda.get_device_properties(device).uuid)
-        name = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
-        found = cls(nvml, nvml.nvmlDeviceGetHandleByUUID(name))
+        """The telemetry of one card; raises what NVML raises."""
+        found = cls(*open_nvml(device))
         found._computing()  # what was before the race is no news
         return found
 
@@ -175,6 +171,18 @@ class NvmlTelemetry(ProcessorTelemetry):
             return getattr(self._nvml, function)(self._handle, *arguments)
         except (self._nvml.NVMLError, AttributeError):
             return None
+
+
+def open_nvml(device: torch.device) -> tuple[Any, Any]:
+    """(the library, its handle of the device); found by UUID, which survives CUDA_VISIBLE_DEVICES.
+
+    Raises:
+        what NVML raises, or the import of a library that is not there.
+    """
+    nvml = importlib.import_module("pynvml")
+    nvml.nvmlInit()
+    uuid = str(torch.cuda.get_device_properties(device).uuid)
+    return nvml, nvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
 
 
 def throttle_reasons(mask: int) -> list[str]:

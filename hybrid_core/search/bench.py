@@ -142,7 +142,8 @@ class Bench:
     def conclude(self, recipe: Recipe, purpose: Purpose, rounds: Sequence[Trial]) -> Trial:
         """Make one trial of all rounds of a recipe and tell it; what is known of the device counts too."""
         name, noise = trial_name(self._run_id, purpose, recipe), self.book.noise
-        trial = merge_rounds(name, rounds, noise.of_recipes if len(rounds) > 1 else noise.known)
+        alike = noise.spread if recipe.is_baseline else noise.of_recipes
+        trial = merge_rounds(name, rounds, alike if len(rounds) > 1 else noise.known)
         self._record(trial)
         return trial
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from hybrid_core.fitness import SMALLEST_NOISE_FLOOR
+from hybrid_core.measurement.conditions import is_flagged
 from hybrid_core.measurement.rounds import TRUST, Spread, noise_floor, spread_of, standard_error, widen
 from hybrid_core.records import Estimate, Measurement, Recipe, Trial
 
@@ -35,14 +36,14 @@ class Noise:
         self.trial_ids: list[str] = []
         for row in day:
             rounds = [_round_estimate(entry) for entry in row["rounds"] or ()]
-            is_baseline, is_flagged = row["recipe_key"] == Recipe().key, bool(row.get("flagged"))
-            self._take(str(row["trial_id"]), is_baseline, rounds or [_speed_of_row(row)], is_flagged)
+            is_baseline, estimates = row["recipe_key"] == Recipe().key, rounds or [_speed_of_row(row)]
+            self._take(str(row["trial_id"]), is_baseline, estimates, bool(row.get("flagged")))
 
     def learn(self, trial: Trial) -> None:
         """Take in a trial of this run: every A/A, and every recipe that was measured in several processes."""
         if trial.measurement is not None and trial.is_ok:
-            flagged = bool(trial.measurement.environment.get("conditions", {}).get("flagged"))
-            self._take(trial.trial_id, trial.recipe.is_baseline, estimates_of(trial.measurement), flagged)
+            estimates, flagged = estimates_of(trial.measurement), is_flagged(trial.measurement.environment)
+            self._take(trial.trial_id, trial.recipe.is_baseline, estimates, flagged)
 
     @property
     def spread(self) -> Spread | None:
@@ -115,10 +116,10 @@ class Noise:
         groups = [_logs(group) for group in self._repeated]
         return spread_of(groups, _logs(against_itself), [standard_error(one) for one in everything])
 
-    def _take(self, trial_id: str, is_baseline: bool, estimates: list[Estimate], is_flagged: bool) -> None:
+    def _take(self, trial_id: str, is_baseline: bool, estimates: list[Estimate], flagged: bool) -> None:
         good = [one for one in estimates if is_positive(one)]
         if is_baseline and good:
-            (self._disturbed if is_flagged else self._undisturbed).extend(good)
+            (self._disturbed if flagged else self._undisturbed).extend(good)
         elif len(good) > 1:
             self._repeated.append(good)
         else:

@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 
 
 def certainty_part(run: Row, result: Row, trials: Sequence[Row]) -> None:
-    """The processes of the winner, then the noise, what could not have been seen, and where the time went."""
+    """The processes of the winner, then the noise, which gain would have been seen, and where the time went."""
     key = run.get("winner_key") or BASELINE_KEY
     rounds = rounds_of(_final(key, trials))
     told = [text for text in (noise_sentence(result), detectable_sentence(result), cost_sentence(result)) if text]
@@ -56,11 +56,11 @@ def rounds_table(rounds: Sequence[Row]) -> tables.Table:
 def noise_sentence(result: Row) -> str:
     """How far two measurements of the same thing differ on this device."""
     said = (result.get("noise") or {}).get("sentence")
-    return f"{sentence(str(said)[:1].upper() + str(said)[1:], 400)}" if said else ""
+    return sentence(said, 400) if said else ""
 
 
 def detectable_sentence(result: Row) -> str:
-    """What the race could not have seen."""
+    """Which gain no recipe of the race could have hidden."""
     gain = result.get("detectable")
     if not is_number(gain):
         return ""

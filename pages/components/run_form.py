@@ -203,7 +203,8 @@ def fitting_sentence(catalog: Mapping[str, Any], values: Mapping[str, Any]) -> s
     if not costs or not isinstance(values["budget_s"], int | float) or not math.isfinite(values["budget_s"]):
         return ""
     mean = sum(costs) / len(costs)
-    # The A/A check before the search and the final race after it, in three processes each, take their share first.
+    # The A/A check before the search (at most 15 % of the budget) and the final race after it (at most half) take their
+    # share first: three processes of the untouched model, and three of each of three finalists.
     kept_s = min(0.65 * values["budget_s"], 12 * min(costs))
     fits = max(0, math.floor((values["budget_s"] - kept_s) / mean))
     most = values["num_candidates"] * values["max_iterations"] + len(costs)

@@ -87,7 +87,7 @@ def test_a_call_longer_than_the_pass_still_counts_once():
 
 def test_the_inputs_change_from_call_to_call_and_both_models_get_the_same():
     card = Card()
-    baseline, candidate = Burner(card, 0.25, 300.0), Burner(card, 0.25, 300.0)
+    baseline, candidate = Burner(card, 0.1, 300.0), Burner(card, 0.1, 300.0)
     measure(card, baseline, candidate)
     assert len(set(baseline.seen)) == energy.INPUTS_EACH
     assert baseline.seen == candidate.seen

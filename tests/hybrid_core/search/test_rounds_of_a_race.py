@@ -219,6 +219,15 @@ def test_what_moves_two_equal_models_does_not_narrow_the_interval_of_a_recipe(pl
     assert noise.of_recipes.degrees == 4 and noise.of_recipes.sd < noise.spread.sd
 
 
+def test_the_untouched_model_against_itself_is_judged_by_what_is_known_of_it(search):
+    day = [row("baseline", *(math.exp(sign * 0.002) for sign in (1, -1) * 5))]
+    _, _, told = search(noise=Noise(day))
+    final = next(
+        e["trial"] for e in told.of("trial_finished") if e["trial"]["purpose"] == "final" and not e["trial"]["recipe"]
+    )
+    assert final["measurement"]["environment"]["between_processes"]["degrees"] > 10
+
+
 def test_too_little_noise_is_known_after_one_measurement_against_itself(planted):
     noise = Noise([row("baseline", 1.01)])
     trial = rounds_of(planted, (1.2,), purpose=Purpose.SEARCH)[0]

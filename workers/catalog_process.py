@@ -26,12 +26,15 @@ def build_catalog() -> dict[str, Any]:
     """The whole catalog as plain JSON values."""
     from hybrid_core.measurement.machine import describe_gpus, describe_versions
     from hybrid_core.models.registry import ENTRIES
+    from hybrid_core.search.space import OVERHEAD_PRIOR_S
     from hybrid_core.strategies.registry import STRATEGIES
 
     devices = describe_devices(describe_gpus())
     return {
         "models": [describe_model(entry) for entry in ENTRIES],
         "strategies": [describe_strategy(strategy, [d["id"] for d in devices]) for strategy in STRATEGIES],
+        # What each measurement takes before any setting's own cost: a process, two models, timing, memory, quality.
+        "trial_overhead_s": OVERHEAD_PRIOR_S,
         "selection_methods": [{"name": name, "sentence": text} for name, text in METHOD_SENTENCES.items()],
         "devices": devices,
         "environment": {**describe_versions(), "cpu": cpu_title(), "cores": usable_cores()},

@@ -192,9 +192,10 @@ def fit_errors(catalog: Mapping[str, Any], values: Mapping[str, Any]) -> dict[st
 
 
 def fitting_sentence(catalog: Mapping[str, Any], values: Mapping[str, Any]) -> str:
-    """How many candidates fit into the budget, from the settings' own expected costs."""
+    """How many candidates fit into the budget, from what each measurement and each setting is expected to take."""
+    overhead_s = float(catalog["trial_overhead_s"])
     costs = [
-        float(setting["expected_cost_s"])
+        overhead_s + float(setting["expected_cost_s"])
         for strategy in catalog["strategies"]
         if strategy["name"] in values["strategies"]
         for setting in strategy["settings"]
@@ -205,13 +206,15 @@ def fitting_sentence(catalog: Mapping[str, Any], values: Mapping[str, Any]) -> s
     mean = sum(costs) / len(costs)
     # The A/A check before the search (at most 15 % of the budget) and the final race after it (at most half) take their
     # share first: three processes of the untouched model, and three of each of three finalists.
-    kept_s = min(0.65 * values["budget_s"], 12 * min(costs))
+    kept_s = min(0.65 * values["budget_s"], 12 * overhead_s)
     fits = max(0, math.floor((values["budget_s"] - kept_s) / mean))
     most = values["num_candidates"] * values["max_iterations"] + len(costs)
     if fits == 0:
         return f"Too short: one candidate takes about {duration(mean)}; allow at least {duration(5 * mean)}."
-    count = f"about {fits}" if fits < most else f"all {most}"
-    return f"Time for {count} candidates at {duration(min(costs))} to {duration(max(costs))} each, final race included."
+    count = (
+        ("about 1 candidate" if fits == 1 else f"about {fits} candidates") if fits < most else f"all {most} candidates"
+    )
+    return f"Time for {count} at {duration(min(costs))} to {duration(max(costs))} each, final race included."
 
 
 def command_line(config: Mapping[str, Any]) -> str:

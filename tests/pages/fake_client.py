@@ -404,6 +404,7 @@ def catalog() -> dict[str, Any]:
                 "conflicts": [],
             },
         ],
+        "trial_overhead_s": 8.0,
         "selection_methods": [
             {"name": "tournament", "sentence": "Draws a few candidates at random and keeps the fittest of them."},
             {"name": "roulette", "sentence": "Chooses in proportion to fitness."},

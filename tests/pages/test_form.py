@@ -237,6 +237,13 @@ def test_the_estimate_grows_with_the_budget_and_refuses_one_that_is_too_short():
     assert "Too short" in run_form.fitting_sentence(catalog(), values(budget_s=20.0))
 
 
+def test_no_candidate_is_promised_in_less_than_a_measurement_takes():
+    told = run_form.fitting_sentence(catalog(), values(budget_s=240.0))
+    least_s = float(re.search(r"candidates at ([\d.]+) s to", told).group(1))
+    costs = [s["expected_cost_s"] for strategy in catalog()["strategies"] for s in strategy["settings"]]
+    assert least_s >= catalog()["trial_overhead_s"] + min(costs) - 0.5
+
+
 def test_a_setting_may_be_available_on_another_device_only():
     setting = {"unavailable": "no GPU", "unavailable_on": {"cpu": "no GPU", "cuda:0": None}}
     assert run_form.reason_against(setting, "cpu") == "no GPU"

@@ -37,6 +37,7 @@ CATALOG = {
         strategy("quantization", [setting(name) for name in SETTINGS]),
         strategy("kernel_fusion", [setting("compile", "no C++ compiler was found")]),
     ],
+    "trial_overhead_s": 1.0,
     "selection_methods": [],
     "devices": [{"id": "cpu", "title": "CPU", "threads": 1, "max_threads": 2}],
     "environment": {},

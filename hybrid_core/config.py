@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from hybrid_core.errors import InvalidInput
-from hybrid_core.records import SELECTION_METHODS, STRATEGY_NAMES, Workload
+from hybrid_core.records import SEARCH_METHODS, SELECTION_METHODS, STRATEGY_NAMES, Workload
 
 OBJECTIVES = ("speed", "memory", "accuracy")
 DEFAULT_WEIGHTS = {"speed": 0.4, "memory": 0.3, "accuracy": 0.3}
@@ -58,6 +58,8 @@ class HybridOptimizationConfig:
     num_candidates: int = 5
     tournament_size: int = 3
     selection_strategy: str = "tournament"
+    # How recipes are proposed: "adaptive", or one searcher alone ("selection" recombines what the method above chose).
+    search_method: str = "adaptive"
     optimization_strategies: tuple[str, ...] = STRATEGY_NAMES
     # strategy -> the settings to try; a strategy that is missing or has none: those that a search tries by itself.
     strategy_settings: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -111,6 +113,8 @@ class HybridOptimizationConfig:
                 _check_number(spec.name, value, self._ranges[spec.name], whole=spec.type == "int")
         if self.selection_strategy not in SELECTION_METHODS:
             raise InvalidInput(_not_one_of("selection_strategy", self.selection_strategy, SELECTION_METHODS))
+        if self.search_method not in SEARCH_METHODS:
+            raise InvalidInput(_not_one_of("search_method", self.search_method, SEARCH_METHODS))
         if self.selection_strategy == "rl" and not self.enable_rl_optimization:
             raise InvalidInput(
                 "selection_strategy='rl' with enable_rl_optimization=False contradicts itself; enable it or choose "

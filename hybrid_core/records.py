@@ -16,7 +16,8 @@ from pathlib import PurePath
 from typing import Any
 
 STRATEGY_NAMES = ("kernel_fusion", "quantization", "memory_pooling", "attention_fusion")
-SELECTION_METHODS = ("tournament", "roulette", "rank", "rl")
+SELECTION_METHODS = ("tournament", "roulette", "sus", "rank", "exponential_rank", "pareto", "rl")
+SEARCH_METHODS = ("adaptive", "selection", "random", "local", "evolution", "nsga2", "mcts", "surrogate", "rl")
 WORKLOAD_KINDS = ("forward", "prefill", "decode", "sample")
 BASELINE_KEY = "baseline"
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from hybrid_core.config import HybridOptimizationConfig
-from hybrid_core.recipes import legal_recipes
+from hybrid_core.recipes import conflict_reason, legal_recipes
 from hybrid_core.records import Recipe, Step
 from hybrid_core.strategies import registry
 from hybrid_core.strategies.base import Setting
@@ -89,6 +89,42 @@ class Space:
     def find(self, steps: Mapping[str, str]) -> Recipe | None:
         """The legal recipe of these steps in its legal order, None when there is none."""
         return self.by_key.get(Recipe.from_dict(steps).key)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The strategies in canonical order (by name); one decision each."""
+        return tuple(sorted(name for name, settings in self.settings.items() if settings))
+
+    def encode(self, recipe: Recipe) -> tuple[int, ...]:
+        """One number per slot: 0 is off, i the i-th setting of the slot."""
+        steps = recipe.to_dict()
+        return tuple(1 + self.settings[s].index(steps[s]) if s in steps else 0 for s in self.slots)
+
+    def decode(self, code: Sequence[int]) -> Recipe | None:
+        """The legal recipe of a whole code, None when its steps exclude each other."""
+        pairs = zip(self.slots, code, strict=True)
+        return self.find({slot: self.settings[slot][i - 1] for slot, i in pairs if i})
+
+    def allowed(self, prefix: Sequence[int]) -> tuple[bool, ...]:
+        """For the slot after `prefix`: which of off and its settings lead to at least one legal recipe."""
+        slot, before = self.slots[len(prefix)], tuple(prefix)
+        return tuple((*before, i) in self._prefixes for i in range(1 + len(self.settings[slot])))
+
+    def reasons(self, prefix: Sequence[int]) -> dict[str, str]:
+        """Why each setting of the next slot that `allowed` masks is masked."""
+        slot, allowed = self.slots[len(prefix)], self.allowed(prefix)
+        decided = [Step(s, self.settings[s][i - 1]) for s, i in zip(self.slots, prefix, strict=False) if i]
+        found = {}
+        for setting, may in zip(self.settings[slot], allowed[1:], strict=True):
+            if not may:
+                told = (conflict_reason(step, Step(slot, setting)) for step in decided)
+                found[setting] = next(filter(None, told), "no legal recipe begins like this")
+        return found
+
+    @cached_property
+    def _prefixes(self) -> frozenset[tuple[int, ...]]:
+        codes = [self.encode(recipe) for recipe in self.recipes]
+        return frozenset(code[:n] for code in codes for n in range(len(code) + 1))
 
     def step_prior_s(self, step: Step) -> float:
         """Prior seconds of one step."""

@@ -1,0 +1,45 @@
+"""The explicit list of searchers: the name people choose, the sentence they read, how one is made.
+
+`build` imports late where a searcher needs torch or an optional library. `unavailable` says why one cannot be had here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hybrid_core.config import HybridOptimizationConfig
+from hybrid_core.errors import InvalidInput
+from hybrid_core.search.searchers.base import Searcher, Task
+from hybrid_core.search.searchers.random import RandomSearch
+
+Build = Callable[[Task, HybridOptimizationConfig], Searcher]
+
+
+@dataclass(frozen=True)
+class SearcherEntry:
+    """One searcher. `is_control` marks what is compared with and not offered in the form."""
+
+    name: str
+    sentence: str
+    build: Build
+    unavailable: Callable[[], str | None] = lambda: None
+    is_control: bool = False
+
+
+SEARCHERS: tuple[SearcherEntry, ...] = (
+    SearcherEntry(
+        "random",
+        "Draws recipes at random, each at most once; what every other method has to beat.",
+        lambda task, options: RandomSearch(task),
+    ),
+)
+
+
+def get_searcher(name: str) -> SearcherEntry:
+    """The searcher of that name; unknown names are refused with the list of known ones."""
+    for entry in SEARCHERS:
+        if entry.name == name:
+            return entry
+    known = ", ".join(entry.name for entry in SEARCHERS)
+    raise InvalidInput(f"search method {name!r:.60} is unknown; choose one of {known}")

@@ -1,8 +1,8 @@
 """Every chart of the dashboard as a function from rows to a Plotly figure; nothing here talks to Streamlit or the hub.
 
-One colour means one thing everywhere: grey is the untouched baseline, blue what was measured or won, muted red a
-failure (which also has its own mark, a cross, and its cause in words). Every axis names its unit, ratios always show
-the baseline at 1, and no figure carries more than `MAX_POINTS` points: what was left out is said in its title.
+Colours and frame stand in `chart_frame`, the charts of what a search learned in `learning_charts`. Every axis names its
+unit, ratios always show the baseline at 1, and no figure carries more than `MAX_POINTS` points: what was left out is
+said in its title.
 """
 
 from __future__ import annotations
@@ -12,6 +12,21 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from pages.components.chart_frame import (
+    BASELINE,
+    CONFIG,
+    FADED,
+    FAILED,
+    FITNESS_AXIS,
+    MAX_POINTS,
+    MEASURED,
+    MEMORY_AXIS,
+    SPEED_AXIS,
+    baseline_line,
+    blank,
+    marker,
+    thinned,
+)
 from pages.components.format import (
     PURPOSE_WORDS,
     chart_text,
@@ -23,26 +38,20 @@ from pages.components.format import (
     recipe_text,
 )
 
+__all__ = ["CONFIG", "best_so_far", "front_of", "history", "one_per_recipe", "pairs", "pareto"]
 Row = Mapping[str, Any]
-MAX_POINTS = 5_000
-# Middle tones that stay legible on the light and on the dark background.
-BASELINE, MEASURED, FAILED, FADED = "#8A95A1", "#3E8FD0", "#C4665C", "rgba(138,149,161,0.45)"
-SPEED_AXIS = "speed (times the baseline)"
-MEMORY_AXIS = "memory efficiency (times the baseline)"
-FITNESS_AXIS = "fitness (weighted sum of ratios)"
-CONFIG = {"displaylogo": False, "displayModeBar": False, "responsive": True}
 
 
 def best_so_far(trials: Sequence[Row], started_at: float | None, baseline: float | None) -> go.Figure:
     """Fitness over time: each trial a point, the best as a step line, failures as crosses at the bottom."""
-    shown, note = _thinned(sorted(trials, key=_ended_at))
+    shown, note = thinned(sorted(trials, key=_ended_at))
     start = started_at if is_number(started_at) else min((_ended_at(t) for t in shown), default=0.0)
     scale, unit = _time_scale(max((_ended_at(t) - start for t in shown), default=0.0))
-    figure = _figure(f"time since start ({unit})", FITNESS_AXIS, "best_so_far", note)
+    figure = blank(f"time since start ({unit})", FITNESS_AXIS, "best_so_far", note)
     figure.update_xaxes(rangemode="tozero")
     scored = [t for t in shown if t.get("outcome") == "ok" and is_number(t.get("fitness"))]
     if is_number(baseline):
-        _baseline_line(figure, y=float(baseline))
+        baseline_line(figure, y=float(baseline))
     best: list[tuple[float, float]] = []
     for trial in scored:
         is_contender = trial.get("purpose") == "search" and not trial.get("infeasible_reason")
@@ -60,7 +69,7 @@ def best_so_far(trials: Sequence[Row], started_at: float | None, baseline: float
             error_y=_errors(rows, "fitness"),
             mode="markers",
             name=name,
-            marker=_marker(symbol, FADED if name.startswith("outside") else MEASURED, is_open=name == "search"),
+            marker=marker(symbol, FADED if name.startswith("outside") else MEASURED, is_open=name == "search"),
             hovertext=[_hover(t) for t in rows],
             hoverinfo="text",
         )
@@ -72,7 +81,7 @@ def best_so_far(trials: Sequence[Row], started_at: float | None, baseline: float
             y=[floor] * len(failed),
             mode="markers",
             name="failed",
-            marker=_marker("x", FAILED),
+            marker=marker("x", FAILED),
             hovertext=[_hover(t) for t in failed],
             hoverinfo="text",
         )
@@ -98,10 +107,10 @@ def front_of(points: Sequence[tuple[float, float]]) -> list[int]:
 def pareto(trials: Sequence[Row], winner_key: str | None, min_accuracy: float = 0.0) -> go.Figure:
     """Speed against memory of all measured candidates, the front as steps, what breaks a bound faded."""
     measured = [t for t in one_per_recipe(trials) if is_number(t.get("speed")) and is_number(t.get("memory"))]
-    shown, note = _thinned(measured)
-    figure = _figure(SPEED_AXIS, MEMORY_AXIS, "pareto", note)
-    _baseline_line(figure, x=1.0)
-    _baseline_line(figure, y=1.0)
+    shown, note = thinned(measured)
+    figure = blank(SPEED_AXIS, MEMORY_AXIS, "pareto", note)
+    baseline_line(figure, x=1.0)
+    baseline_line(figure, y=1.0)
     eligible = [t for t in shown if _is_eligible(t, min_accuracy) and t.get("recipe_key") != "baseline"]
     faded = [t for t in shown if not _is_eligible(t, min_accuracy) and t.get("recipe_key") != "baseline"]
     # The untouched model is a choice like any other, so it takes part in the front.
@@ -121,7 +130,7 @@ def pareto(trials: Sequence[Row], winner_key: str | None, min_accuracy: float = 
     ):
         if rows:
             figure.add_trace(_pareto_points(name, rows, symbol, colour, is_open=is_open))
-    untouched = {"name": "baseline", "marker": _marker("diamond", BASELINE, size=11), "hovertext": ["untouched model"]}
+    untouched = {"name": "baseline", "marker": marker("diamond", BASELINE, size=11), "hovertext": ["untouched model"]}
     figure.add_scatter(x=[1.0], y=[1.0], mode="markers", hoverinfo="text", **untouched)
     return figure
 
@@ -129,8 +138,8 @@ def pareto(trials: Sequence[Row], winner_key: str | None, min_accuracy: float = 
 def pairs(pairs_ms: Sequence[Sequence[float]], has_candidate: bool = True) -> go.Figure:
     """The raw samples: each timed pair's baseline and candidate latency in the order taken."""
     usable = [p for p in pairs_ms if len(p) == 2 and is_number(p[0]) and is_number(p[1])]
-    shown, note = _thinned(usable, MAX_POINTS // 2)
-    figure = _figure("timed pair (in the order taken)", "latency of one call (ms)", "pairs", note)
+    shown, note = thinned(usable, MAX_POINTS // 2)
+    figure = blank("timed pair (in the order taken)", "latency of one call (ms)", "pairs", note)
     numbers = list(range(1, len(shown) + 1))
     names = (("baseline", BASELINE, "diamond", 0), ("candidate", MEASURED, "circle", 1))
     for name, colour, symbol, column in names[: 2 if has_candidate else 1]:
@@ -139,7 +148,7 @@ def pairs(pairs_ms: Sequence[Sequence[float]], has_candidate: bool = True) -> go
             y=[p[column] for p in shown],
             mode="markers",
             name=name,
-            marker=_marker(symbol, colour, size=6),
+            marker=marker(symbol, colour, size=6),
             hovertemplate="pair %{x}: %{y:.3f} ms<extra>" + name + "</extra>",
         )
     return figure
@@ -149,9 +158,9 @@ def history(
     rows: Sequence[Row], column: str, title: str, unit: str, *, scale: float = 1.0, top: Any = None
 ) -> go.Figure:
     """One quantity of a device over the last minutes; gaps where it was unknown."""
-    shown, note = _thinned(rows)
+    shown, note = thinned(rows)
     now = max((r["time"] for r in shown), default=0.0)
-    figure = _figure("time (min, 0 is the latest sample)", f"{title} ({unit})", f"history_{column}", note)
+    figure = blank("time (min, 0 is the latest sample)", f"{title} ({unit})", f"history_{column}", note)
     figure.add_scatter(
         x=[(r["time"] - now) / 60 for r in shown],
         y=[r[column] * scale if is_number(r.get(column)) else None for r in shown],
@@ -187,38 +196,11 @@ def _pareto_points(name: str, rows: Sequence[Row], symbol: str, colour: str, *, 
         error_y=_errors(rows, "memory"),
         mode="markers",
         name=name,
-        marker=_marker(symbol, colour, is_open=is_open, size=15 if symbol == "star" else 9),
+        marker=marker(symbol, colour, is_open=is_open, size=15 if symbol == "star" else 9),
         hovertext=[_hover(t) for t in rows],
         hoverinfo="text",
         customdata=[t.get("recipe_key") for t in rows],
     )
-
-
-def _figure(x_title: str, y_title: str, revision: str, note: str = "") -> go.Figure:
-    figure = go.Figure()
-    figure.update_layout(
-        height=360,
-        margin={"l": 8, "r": 8, "t": 34 if note else 12, "b": 8},
-        title={"text": note, "font": {"size": 12}} if note else None,
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0, "font": {"size": 12}},
-        showlegend=True,
-        uirevision=revision,
-        hoverlabel={"align": "left"},
-    )
-    figure.update_xaxes(title={"text": x_title, "standoff": 10}, automargin=True, zeroline=False)
-    figure.update_yaxes(title={"text": y_title, "standoff": 12}, automargin=True, zeroline=False)
-    return figure
-
-
-def _baseline_line(figure: go.Figure, x: float | None = None, y: float | None = None) -> None:
-    """A dashed grey line where the untouched model is; named once, at the end where points are rare."""
-    line = {"color": BASELINE, "width": 1.2, "dash": "dash"}
-    if x is not None:
-        figure.add_shape(type="line", x0=x, x1=x, y0=0, y1=1, yref="paper", line=line, name="baseline")
-    if y is not None:
-        figure.add_shape(type="line", x0=0, x1=1, xref="paper", y0=y, y1=y, line=line, name="baseline")
-        label = {"text": "baseline", "font": {"color": BASELINE, "size": 11}, "showarrow": False}
-        figure.add_annotation(x=1, xref="paper", xanchor="right", y=y, yanchor="bottom", **label)
 
 
 def _groups(scored: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
@@ -232,11 +214,6 @@ def _groups(scored: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
         (PURPOSE_WORDS["final"], "diamond", [t for t in inside if t.get("purpose") == "final"]),
     ]
     return [group for group in groups if group[2]]
-
-
-def _marker(symbol: str, colour: str, *, is_open: bool = False, size: int = 9) -> dict[str, Any]:
-    name = f"{symbol}-open" if is_open and not symbol.endswith("-open") else symbol
-    return {"symbol": name, "color": colour, "size": size, "line": {"width": 2 if is_open else 0, "color": colour}}
 
 
 def _errors(rows: Sequence[Row], name: str) -> dict[str, Any]:
@@ -271,14 +248,6 @@ def _is_eligible(trial: Row, min_accuracy: float) -> bool:
     accuracy = trial.get("accuracy")
     keeps = min_accuracy <= 0 or (is_number(accuracy) and accuracy >= min_accuracy)
     return trial.get("outcome") == "ok" and not trial.get("infeasible_reason") and keeps
-
-
-def _thinned(rows: Sequence[Any], limit: int = MAX_POINTS) -> tuple[list[Any], str]:
-    """At most `limit` rows, evenly taken, and the sentence that says so."""
-    if len(rows) <= limit:
-        return list(rows), ""
-    step = len(rows) / limit
-    return [rows[int(i * step)] for i in range(limit)], f"showing {limit:,} of {len(rows):,}"
 
 
 def _ended_at(trial: Row) -> float:

@@ -1,7 +1,7 @@
 """What every searcher gets and must keep to: ask for recipes, be told what they turned out to be worth.
 
-A searcher never measures and never decides whether a recipe may be tried: `is_open` says that, so the same searcher runs
-in a real search (the budget and known failures close recipes) and in a replay over a measured table. All its
+A searcher never measures and never decides whether a recipe may be tried: `is_open` says that, so the same searcher
+runs in a real search (the budget and known failures close recipes) and in a replay over a measured table. All its
 randomness comes from the generator it is given, so the same answers give the same questions.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,7 +25,8 @@ class Seen:
 
     `value`: natural logarithm of its fitness / the untouched model's, larger is better; NaN when it failed. `sd`: one
     standard deviation of `value` by its own interval. `objectives`: (log speed, log memory), NaN when it failed.
-    `violation`: how far it falls short of the bounds, 0 when it may win; infinite when it failed. `seconds`: its cost.
+    `violation`: how far it falls short of the bounds, 0 when it may win; infinite when it failed. `is_inaccurate` says
+    that it is the accuracy that falls short, which passes on to most recipes with the same steps. `seconds`: its cost.
     """
 
     recipe: Recipe
@@ -34,11 +35,22 @@ class Seen:
     objectives: tuple[float, float] = (math.nan, math.nan)
     violation: float = 0.0
     seconds: float = 0.0
+    is_inaccurate: bool = False
 
     @property
     def is_ok(self) -> bool:
         """True when it was measured and broke no bound."""
         return self.violation == 0.0 and math.isfinite(self.value)
+
+    @property
+    def is_wrong(self) -> bool:
+        """True when its steps themselves are at fault: they failed or cost too much accuracy."""
+        return self.is_inaccurate or not math.isfinite(self.value)
+
+    @property
+    def merit(self) -> tuple[float, float]:
+        """Larger is better: within the bounds beats outside, then the smaller violation, then the value; failed last."""
+        return (-self.violation, self.value) if math.isfinite(self.value) else (-math.inf, -math.inf)
 
     @classmethod
     def failed(cls, recipe: Recipe, seconds: float = 0.0) -> Seen:
@@ -51,11 +63,15 @@ class Task:
     """What a searcher works on: the recipes it may name, its generator, and what was measured on other models before.
 
     `history`: for each earlier model and workload (any name) what was seen of it, nearest to the present one first.
+    `expected_s`: seconds that measuring a recipe probably takes; what they are relative to each other matters.
+    `least_log_speed`: a recipe whose log speed lies below may not win.
     """
 
     space: Space
     rng: random.Random
-    history: dict[str, tuple[Seen, ...]] = field(default_factory=dict)
+    history: Mapping[str, tuple[Seen, ...]] = field(default_factory=dict)
+    expected_s: Callable[[Recipe], float] = lambda recipe: 1.0
+    least_log_speed: float = -math.inf
 
 
 class Searcher(Protocol):

@@ -31,6 +31,7 @@ form.weights(values, errors)
 form.bounds(values, errors)
 st.subheader("How to search")
 form.effort(known, values, errors)
+form.search_method(known, values)
 form.method(known, values)
 form.advanced(errors)
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from hybrid_core.config import OBJECTIVES, RunConfig
 from hybrid_core.errors import HubUnavailable, InvalidInput
-from hybrid_core.records import RunState
+from hybrid_core.records import SEARCH_METHODS, RunState
 from workers import conflict_commands, dashboard, export_command, model_commands, repeat_command, terminal
 from workers.client import Client, ensure_hub
 from workers.paths import data_paths
@@ -23,6 +23,7 @@ EXIT_NO_RESULT, EXIT_INVALID, EXIT_NO_HUB, EXIT_INTERRUPTED = 1, 2, 3, 130
 STOP_TIMEOUT_S = 30.0
 # command line name -> key of the configuration's options
 OPTION_KEYS = {
+    "search_method": "search_method",
     "min_accuracy": "min_accuracy_preservation",
     "min_speed": "min_speed_improvement",
     "candidates": "num_candidates",
@@ -97,6 +98,10 @@ def _add_optimize(parser: argparse.ArgumentParser) -> None:
         "strategies; each one's usual settings)",
     )
     parser.add_argument("--method", help="tournament, roulette, rank or rl: how parents are chosen (rl)")
+    parser.add_argument(
+        "--search-method",
+        help=f"{', '.join(SEARCH_METHODS)}: how recipes are proposed; --method has a say in the first two (adaptive)",
+    )
     parser.add_argument("--weights", help="speed=0.4,memory=0.3,accuracy=0.3")
     parser.add_argument("--min-accuracy", type=float, help="share of the accuracy a winner must keep (0.98)")
     parser.add_argument("--min-speed", type=float, help="speed a winner must reach (1.0); lower it to trade for memory")

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Iterable
 from typing import Any
 
-from hybrid_core.records import to_json
+from hybrid_core.records import SEARCH_METHODS, to_json
 from workers.devices import cpu_title, default_threads, usable_cores
 
 METHOD_SENTENCES = {
@@ -26,6 +27,7 @@ def build_catalog() -> dict[str, Any]:
     """The whole catalog as plain JSON values."""
     from hybrid_core.measurement.machine import describe_gpus, describe_versions
     from hybrid_core.models.registry import ENTRIES
+    from hybrid_core.search.searchers.registry import SEARCHERS
     from hybrid_core.search.space import OVERHEAD_PRIOR_S
     from hybrid_core.strategies.registry import STRATEGIES
 
@@ -36,6 +38,7 @@ def build_catalog() -> dict[str, Any]:
         # What each measurement takes before any setting's own cost: a process, two models, timing, memory, quality.
         "trial_overhead_s": OVERHEAD_PRIOR_S,
         "selection_methods": [{"name": name, "sentence": text} for name, text in METHOD_SENTENCES.items()],
+        "search_methods": describe_searchers(SEARCHERS),
         "devices": devices,
         "environment": {**describe_versions(), "cpu": cpu_title(), "cores": usable_cores()},
     }
@@ -68,6 +71,13 @@ def describe_strategy(strategy: Any, devices: list[str]) -> dict[str, Any]:
         "settings": settings,
         "conflicts": to_json(strategy.conflicts),
     }
+
+
+def describe_searchers(entries: Iterable[Any]) -> list[dict[str, Any]]:
+    """The ways to search that may be chosen, the default first; `unavailable` says what one lacks here."""
+    offered = [entry for entry in entries if entry.name in SEARCH_METHODS and not entry.is_control]
+    offered.sort(key=lambda entry: SEARCH_METHODS.index(entry.name))
+    return [{"name": e.name, "sentence": e.sentence, "unavailable": e.unavailable()} for e in offered]
 
 
 def describe_devices(gpus: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ import streamlit as st
 
 from pages.components import model_facts, run_form
 from pages.components.format import TIMES, is_number, percent, plain
+from pages.components.methods import HOW_THEY_RELATE, RECOMBINING, method_title, search_title
 
-METHOD_TITLES = {"tournament": "Tournament", "roulette": "Roulette", "rank": "Rank", "rl": "Reinforcement learning"}
 RL_SWITCHES = (
     ("enable_dapo", "DAPO", "Trains only on groups of episodes in which some but not all succeed; decoupled clip."),
     ("enable_vapo", "VAPO", "Pretrains the value network and adapts GAE to the episode's length."),
@@ -59,6 +59,7 @@ def read_values(catalog: Mapping[str, Any]) -> run_form.Values:
     ]
     values["settings"] = _unusual_settings(catalog, values["device"])
     values["method"] = _offered("method", [m["name"] for m in catalog["selection_methods"]])
+    values["search_method"] = _offered("search_method", run_form.search_methods(catalog))
     return values
 
 
@@ -114,15 +115,32 @@ def _settings(strategy: Mapping[str, Any], values: run_form.Values, errors: Mapp
         st.markdown("\n".join(_setting_line(s, device) for s in strategy["settings"]))
 
 
+def search_method(catalog: Mapping[str, Any], values: run_form.Values) -> None:
+    """Who proposes the next recipes, with the sentence of what is chosen."""
+    known = {m["name"]: m for m in catalog["search_methods"]}
+    options = run_form.search_methods(catalog)
+    _widget(st.selectbox, "search_method", "Search method", options, format_func=search_title, help=HOW_THEY_RELATE)
+    st.caption(plain(known[values["search_method"]].get("sentence"), 500))
+    for name, entry in known.items():
+        if entry.get("unavailable"):
+            st.caption(f"{plain(search_title(name))} is not offered here: {plain(entry['unavailable'])}")
+
+
 def method(catalog: Mapping[str, Any], values: run_form.Values) -> None:
-    """Who chooses the parents of the next candidates."""
+    """Who chooses the parents of the next candidates; closed where the way to search needs no parents."""
     sentences = {m["name"]: str(m.get("sentence") or "") for m in catalog["selection_methods"]}
-    titles = {name: METHOD_TITLES.get(name, name) for name in sentences}
     captions = [plain(sentence) for sentence in sentences.values()]
-    _widget(st.radio, "method", "Selection method", list(sentences), format_func=titles.get, captions=captions)
+    is_used = values["search_method"] in RECOMBINING
+    _widget(
+        st.radio, "method", "Selection method", list(sentences), format_func=method_title, captions=captions,
+        help=HOW_THEY_RELATE, disabled=not is_used,
+    )  # fmt: skip
+    if not is_used:
+        st.caption(f"{plain(search_title(values['search_method']))} needs no parents, so nothing is selected.")
+    learns = "rl" in (values["method"] if is_used else "", values["search_method"])
     with st.container(horizontal=True):
         for name, label, text in RL_SWITCHES:
-            _widget(st.toggle, name, label, help=text, disabled=values["method"] != "rl")
+            _widget(st.toggle, name, label, help=text, disabled=not learns)
 
 
 def weights(values: run_form.Values, errors: Mapping[str, str]) -> None:

@@ -21,6 +21,7 @@ from pages.components.model_facts import fit_on
 Values = dict[str, Any]
 RUN_FIELDS = ("threads", "budget_s", "seed", "note")
 OPTION_FIELDS = (
+    "search_method",
     "enable_ensemble_optimization",
     "enable_adaptive_hybrid",
     "enable_dapo",
@@ -36,6 +37,7 @@ OPTION_FIELDS = (
 )
 # key of the options -> flag of `python -m workers optimize`
 FLAGS = {
+    "search_method": "search-method",
     "min_accuracy_preservation": "min-accuracy",
     "min_speed_improvement": "min-speed",
     "num_candidates": "candidates",
@@ -56,6 +58,11 @@ def default_values(catalog: Mapping[str, Any]) -> Values:
     values["settings"] = {}
     values["method"] = options.selection_method
     return values
+
+
+def search_methods(catalog: Mapping[str, Any]) -> list[str]:
+    """The names of the ways to search that this machine offers, the default first."""
+    return [m["name"] for m in catalog["search_methods"] if not m.get("unavailable")]
 
 
 def workload_names(model: Mapping[str, Any], size: str) -> list[str]:
@@ -107,6 +114,7 @@ def read_address(catalog: Mapping[str, Any], params: Mapping[str, str]) -> tuple
         "workload": workload_names(model, str(size)),
         "device": [d["id"] for d in catalog["devices"]],
         "method": [m["name"] for m in catalog["selection_methods"]],
+        "search_method": search_methods(catalog),
     }
     values, problems = {}, []
     for name, choices in allowed.items():
@@ -165,8 +173,10 @@ def build_config(values: Mapping[str, Any]) -> dict[str, Any]:
     settings = values["settings"]
     options["strategy_settings"] = {name: list(settings[name]) for name in values["strategies"] if settings.get(name)}
     options["objective_weights"] = normalised_weights(values)
-    options["enable_rl_optimization"] = values["method"] == "rl"
-    options["selection_strategy"] = values["method"]
+    # A search by reinforcement learning alone has no other method to choose parents, whatever the closed field says.
+    method = "rl" if values["search_method"] == "rl" else values["method"]
+    options["enable_rl_optimization"] = method == "rl"
+    options["selection_strategy"] = method
     names = ("model", "size", "workload", "device", *RUN_FIELDS)
     return {**{name: values[name] for name in names}, "options": options}
 

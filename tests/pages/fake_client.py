@@ -27,6 +27,7 @@ from hybrid_core.records import (
     Workload,
     to_json,
 )
+from tests.pages.fake_learning import SEARCH_METHODS_OFFERED
 
 NOW = time.time()
 MEMORY_BYTES = 8 * 2**30
@@ -411,6 +412,7 @@ def catalog() -> dict[str, Any]:
             {"name": "rank", "sentence": "Chooses in proportion to rank, unmoved by outliers."},
             {"name": "rl", "sentence": "A small policy network trained on this run's own measurements chooses."},
         ],
+        "search_methods": SEARCH_METHODS_OFFERED,
         "devices": [{"id": "cpu", "title": "Processor, 2 cores", "threads": 2, "memory_bytes": MEMORY_BYTES}],
         "environment": ENVIRONMENT,
     }

@@ -151,6 +151,36 @@ def test_switches_of_reinforcement_learning_are_open_only_with_it(client, open_p
     assert at.toggle(key="opt_enable_dapo").disabled
 
 
+def test_the_way_to_search_arrives_in_the_submitted_configuration(client, open_page):
+    at = open_page("optimize")
+    assert at.selectbox(key="opt_search_method").value == "adaptive"
+    at.selectbox(key="opt_search_method").select("random")
+    at.button(key="opt_start").click().run()
+    sent = RunConfig.from_json(next(iter(client.submissions.values())))
+    assert sent.options.search_method == "random"
+
+
+def test_a_way_to_search_that_is_not_to_be_had_is_not_offered_and_says_why(client, open_page):
+    at = open_page("optimize")
+    assert at.selectbox(key="opt_search_method").options == [
+        "Adaptive", "Selection and recombination", "Random", "Reinforcement learning"
+    ]  # fmt: skip
+    assert "Surrogate is not offered here: scikit-learn is missing" in [c.value.replace("\\", "") for c in at.caption]
+
+
+def test_where_nothing_is_recombined_the_selection_method_is_closed(client, open_page):
+    at = open_page("optimize", search_method="random", method="rank")
+    assert at.selectbox(key="opt_search_method").value == "random"
+    assert at.radio(key="opt_method").disabled and at.toggle(key="opt_enable_dapo").disabled
+    at.selectbox(key="opt_search_method").select("selection").run()
+    assert not at.radio(key="opt_method").disabled and at.toggle(key="opt_enable_dapo").disabled
+    at.selectbox(key="opt_search_method").select("rl").run()
+    assert at.radio(key="opt_method").disabled and not at.toggle(key="opt_enable_dapo").disabled
+    at.button(key="opt_start").click().run()
+    sent = RunConfig.from_json(next(iter(client.submissions.values())))
+    assert (sent.options.search_method, sent.options.enable_rl_optimization) == ("rl", True)
+
+
 def test_the_address_fills_the_form(client, open_page):
     at = open_page("optimize", model="convnet", strategies="kernel_fusion", method="rank", budget_s="60")
     assert at.selectbox(key="opt_model").value == "convnet"
@@ -168,6 +198,8 @@ def test_the_address_fills_the_form(client, open_page):
         {"strategies": "magic,quantization"},
         {"budget_s": "soon"},
         {"budget_s": "nan"},
+        {"search_method": "telepathy"},
+        {"search_method": "surrogate"},
     ],
 )
 def test_a_part_of_the_address_that_is_not_understood_is_explained(params, client, open_page):
@@ -187,9 +219,11 @@ def test_the_json_beside_the_form_is_the_configuration_itself(client, open_page)
 def test_the_command_line_means_the_same_run():
     from workers.__main__ import build_parser, run_config
 
-    config = run_form.build_config(values(seed=3, budget_s=90.0, method="rank", note="it's 50 % off", enable_orz=False))
+    changes = {"method": "rank", "search_method": "selection", "enable_orz": False}
+    config = run_form.build_config(values(seed=3, budget_s=90.0, note="it's 50 % off", **changes))
     words = shlex.split(run_form.command_line(config))
     assert words[:3] == ["python", "-m", "workers"]
+    assert words[words.index("--search-method") + 1] == "selection"
     again = RunConfig.from_json(run_config(build_parser().parse_args(words[3:])))
     assert again == RunConfig.from_json(config)
 

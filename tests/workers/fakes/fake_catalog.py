@@ -39,6 +39,7 @@ CATALOG = {
     ],
     "trial_overhead_s": 1.0,
     "selection_methods": [],
+    "search_methods": [],
     "devices": [{"id": "cpu", "title": "CPU", "threads": 1, "max_threads": 2}],
     "environment": {},
 }

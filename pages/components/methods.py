@@ -1,0 +1,50 @@
+"""The ways to search and to choose parents, as a person reads their names; the sentences come from the catalog."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pages.components.format import one_line
+
+METHOD_TITLES = {
+    "tournament": "Tournament",
+    "roulette": "Roulette",
+    "sus": "Roulette, one spin",
+    "rank": "Rank",
+    "exponential_rank": "Exponential rank",
+    "pareto": "Pareto",
+    "rl": "Reinforcement learning",
+}
+SEARCH_TITLES = {
+    "adaptive": "Adaptive",
+    "selection": "Selection and recombination",
+    "random": "Random",
+    "local": "Local search",
+    "evolution": "Evolution",
+    "nsga2": "NSGA-II",
+    "mcts": "Tree search",
+    "surrogate": "Surrogate",
+    "rl": "Reinforcement learning",
+    "portfolio": "Portfolio",
+}
+# The ways to search in which the selection method has a say.
+RECOMBINING = ("adaptive", "selection")
+# One sentence for the form, the command line's help and the pages.
+HOW_THEY_RELATE = (
+    "The search method proposes the next recipes; the selection method chooses parents wherever recipes are "
+    "recombined: always with 'selection', and as one of the proposers of 'adaptive'. The others need no parents."
+)
+
+
+def method_title(name: Any) -> str:
+    """A selection method's title; an unknown one is shown as it is."""
+    return METHOD_TITLES.get(str(name), one_line(name, 60))
+
+
+def search_title(name: Any) -> str:
+    """A search method's or proposer's title; an unknown one is shown as it is.
+
+    >>> search_title("mcts"), search_title("prior_mean")
+    ('Tree search', 'Prior mean')
+    """
+    return SEARCH_TITLES.get(str(name), one_line(name, 60).replace("_", " ").capitalize())

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
@@ -107,7 +108,7 @@ class Recipe:
 
     steps: tuple[Step, ...] = ()
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The canonical name: equal keys are the same candidate, whatever order the steps were given in."""
         return "+".join(f"{s.strategy}={s.setting}" for s in sorted(self.steps)) or BASELINE_KEY

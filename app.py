@@ -22,6 +22,7 @@ PAGES = (
     ),
     ("live", "Live", ":material/monitoring:", "Watch a search: candidates as they land, time left, the device."),
     ("run", "Result", ":material/emoji_events:", "What a search found, how sure it is, and the recipe to take away."),
+    ("learning", "Learning", ":material/school:", "How a search went: who proposed what, and what it learned."),
     ("leaderboard", "Leaderboard", ":material/leaderboard:", "The winners of all runs, to filter and download."),
     ("devices", "Devices", ":material/memory:", "Processor, memory and GPUs now and over the last hour."),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -18,14 +18,30 @@ QUIET_KINDS = ("heartbeat", "progress", "phase")
 
 def fetch_events(run_id: str) -> list[Mapping[str, Any]]:
     """The last telling events of a run; only what is new since the last call is asked of the hub."""
-    held = st.session_state.get("events_of_run")
+    return _fetched("events_of_run", run_id, KEPT, lambda row: row["kind"] not in QUIET_KINDS)
+
+
+def fetch_told(run_id: str, kinds: Sequence[str]) -> list[Mapping[str, Any]]:
+    """All events of these kinds, in order; only what is new since the last call is asked of the hub."""
+
+    def is_told(row: Mapping[str, Any]) -> bool:
+        return row["kind"] in kinds and isinstance(row.get("data"), Mapping)
+
+    return _fetched(f"told_{'_'.join(kinds)}", run_id, None, is_told)
+
+
+def _fetched(
+    slot: str, run_id: str, most: int | None, is_kept: Callable[[Mapping[str, Any]], bool]
+) -> list[Mapping[str, Any]]:
+    """What the session holds of one run under a name, brought up to date."""
+    held = st.session_state.get(slot)
     if not held or held["run_id"] != run_id:
-        held = {"run_id": run_id, "after": 0, "rows": deque(maxlen=KEPT)}
-        st.session_state["events_of_run"] = held
+        held = {"run_id": run_id, "after": 0, "rows": deque(maxlen=most)}
+        st.session_state[slot] = held
     while True:
         rows = query("events", run_id=run_id, after=held["after"], limit=STEP)
         fresh = [r for r in rows if r["event_id"] > held["after"]]
-        held["rows"].extend(r for r in fresh if r["kind"] not in QUIET_KINDS)
+        held["rows"].extend(filter(is_kept, fresh))
         held["after"] = max((r["event_id"] for r in fresh), default=held["after"])
         if len(fresh) < STEP:
             return list(held["rows"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pages.components.format import one_line
@@ -34,6 +35,12 @@ HOW_THEY_RELATE = (
     "The search method proposes the next recipes; the selection method chooses parents wherever recipes are "
     "recombined: always with 'selection', and as one of the proposers of 'adaptive'. The others need no parents."
 )
+
+
+def search_method_of(run: Mapping[str, Any]) -> str:
+    """How a run proposed its recipes; before there was a choice all of them recombined what was selected."""
+    options = (run.get("config") or {}).get("options") or {}
+    return str(options.get("search_method") or "selection")
 
 
 def method_title(name: Any) -> str:

@@ -162,7 +162,7 @@ client = busy_client()
 hub.open_client = lambda: client
 import workers.client
 from streamlit.testing.v1 import AppTest
-for page in ("home", "optimize", "live", "run", "leaderboard", "devices"):
+for page in ("home", "optimize", "live", "run", "learning", "leaderboard", "devices"):
     at = AppTest.from_file({str(ROOT / "app.py")!r}, default_timeout=60)
     at.query_params["run"] = "r-done"
     at.run()

@@ -10,7 +10,7 @@ import pytest
 from hybrid_core.config import HybridOptimizationConfig, RunConfig
 from hybrid_core.errors import InvalidInput
 from pages.components import run_form
-from tests.pages.fake_client import catalog
+from tests.pages.fake_catalog import catalog
 
 
 def values(**changes):

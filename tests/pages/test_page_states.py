@@ -11,7 +11,7 @@ from hybrid_core.records import RunState
 from pages.components import hub
 from tests.pages.fake_client import NOW, llama_trials, recommendation, run_row, trial_row
 
-PAGES = ("home", "optimize", "models", "live", "run", "leaderboard", "devices")
+PAGES = ("home", "optimize", "models", "live", "run", "learning", "leaderboard", "devices")
 HOSTILE = "<img src=x onerror=alert(1)> **b** [x](javascript:alert(1)) $a$ `c`\n# h"
 
 
@@ -34,7 +34,7 @@ def test_each_page_opens_on_a_hub_that_never_ran_anything(page, empty_client, op
     assert_calm(open_page(page))
 
 
-@pytest.mark.parametrize("page", ["live", "run"])
+@pytest.mark.parametrize("page", ["live", "run", "learning"])
 @pytest.mark.parametrize("run_id", ["r-live", "r-queued", "r-done", "r-none", "r-failed", "r-cancelled"])
 def test_a_run_is_drawn_in_each_of_its_states(page, run_id, client, open_page):
     assert_calm(open_page(page, run=run_id))
@@ -58,7 +58,7 @@ def test_a_hub_that_comes_back_is_found_again_without_a_restart(client, open_pag
     assert "Running now" in texts(at)
 
 
-@pytest.mark.parametrize("page", ["live", "run"])
+@pytest.mark.parametrize("page", ["live", "run", "learning"])
 @pytest.mark.parametrize("run_id", ["no-such-run", HOSTILE, "x" * 400])
 def test_an_unknown_run_is_explained_with_a_way_out(page, run_id, client, open_page):
     at = open_page(page, run=run_id)
@@ -67,7 +67,7 @@ def test_an_unknown_run_is_explained_with_a_way_out(page, run_id, client, open_p
     assert "See all runs" in texts(at)
 
 
-@pytest.mark.parametrize("page", ["live", "run"])
+@pytest.mark.parametrize("page", ["live", "run", "learning"])
 def test_without_a_run_in_the_address_the_latest_are_offered(page, client, open_page):
     at = open_page(page)
     assert "Choose a run" in texts(at)

@@ -1,25 +1,25 @@
-"""The search, read from top to bottom: baseline, survey, singles, pairs, larger ensembles, recombination, final race.
+"""The search, read from top to bottom: baseline, survey, rounds of proposals, final race.
 
-Each iteration proposes recipes, measures what fits into the budget, and lets the selection method choose the parents of
-the next ones. All randomness comes from the run's seed and all time from the clock and the trials' own seconds, so
-the same answers give the same sequence: a run that continues after a crash replays its finished trials and goes on.
-The loop knows neither processes nor databases: `measure` and `emit` are given to it.
+Who proposes is a plan: by default a searcher that is asked for one recipe at a time, knowing all that was measured
+before; with the method "selection" the stages of `staged.py`. All randomness comes from the run's seed and all time
+from the clock and the trials' own seconds, so the same answers give the same sequence: a run that continues after a
+crash replays its finished trials and goes on. The loop knows neither processes nor databases: `measure` and `emit` are
+given to it.
 """
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from hybrid_core.adaptive.history import HistoryRow
 from hybrid_core.config import RunConfig
 from hybrid_core.fitness import baseline_fitness
 from hybrid_core.records import Recipe, to_json
-from hybrid_core.search import proposals, stopping
+from hybrid_core.search import stopping
 from hybrid_core.search.account import Account
+from hybrid_core.search.asking import Asking
 from hybrid_core.search.bench import Bench
 from hybrid_core.search.final import Crowned, crown, detectable_gain
 from hybrid_core.search.hints import KnownConflict, Survey
@@ -27,25 +27,15 @@ from hybrid_core.search.measuring import Emit, Measure
 from hybrid_core.search.noise import Noise
 from hybrid_core.search.race import measure_untouched, race
 from hybrid_core.search.result import SearchResult, Stop
+from hybrid_core.search.rounds import Plan, Round
 from hybrid_core.search.space import Space
-from hybrid_core.search.starting import starting_points
+from hybrid_core.search.staged import Staged
+from hybrid_core.search.starting import Beginning
 from hybrid_core.search.surveying import survey as ask_first
-from hybrid_core.selection.registry import choose_parents
 from hybrid_core.synergy import synergies
 
-
-@dataclass(frozen=True)
-class Round:
-    """What one iteration measures.
-
-    Only rounds of recombination can show that the search has converged; only the opening may be broken off, so that the
-    many single settings leave time for the pairs of the good ones.
-    """
-
-    recipes: Sequence[Recipe]
-    sentence: str
-    may_converge: bool = False
-    may_pause: bool = False
+# The search method that goes through stages of its own instead of asking a searcher.
+STAGED = "selection"
 
 
 def run_search(
@@ -68,11 +58,11 @@ def run_search(
     """Search for the best recipe within `config.budget_s` and tell everything through `emit(kind, data)`.
 
     `measure` returns a trial for every recipe, failed or not; what it raises is not caught. `run_id` only names the
-    trials in "trial_started". `history` rows of the same model family give the first proposals, without any the
-    original document's list for the `family` does. `survey` says which settings the model cannot have, `conflicts`
-    which steps are known to fail together: neither is tried. `noise` is what the device showed earlier today, `start_s`
-    what the run used before its search. Without `in_processes` everything is measured in one process, and measuring
-    again would tell nothing about another.
+    trials in "trial_started". `history` rows of the same model `family` give the first proposals, without any the
+    original document's list for it does; rows of other families teach the searcher. `survey` says which settings the
+    model cannot have, `conflicts` which steps are known to fail together: neither is tried. `noise` is what the device
+    showed earlier today, `start_s` what the run used before its search. Without `in_processes` everything is measured
+    in one process, and measuring again would tell nothing about another.
     """
     bench = Bench(config, space, measure, emit, run_id, clock, noise, Account(start_s), in_processes)
     search = _Search(bench, history, should_stop, family)
@@ -89,7 +79,7 @@ class _Search:
         self.bench, self.history, self.should_stop, self.family = bench, history, should_stop, family
         self.config, self.options, self.space = bench.config, bench.options, bench.space
         self.rng = random.Random(bench.config.seed)
-        self.recommended: list[Recipe] = []
+        self.plan: Plan | None = None
 
     def measure_untouched(self) -> Stop | None:
         """Measure the empty recipe against the untouched model: the A/A noise floor of everything that follows."""
@@ -116,92 +106,29 @@ class _Search:
 
     def explore(self) -> Stop:
         """Measure round after round until a rule says stop."""
-        for round_ in self.rounds():
+        self.plan = plan = self.make_plan()
+        for round_ in plan.rounds():
             before = self.bench.book.best()[1].value
             stop = self.measure_round(round_)
             if stop is None and round_.may_converge:
                 after = self.bench.book.best()[1].value
                 stop = stopping.converged(before, after, self.bench.iteration, self.options)
-            stop = stop or self.stop_between_rounds()
+            stop = stop or plan.settled() or self.stop_between_rounds()
             if stop is not None:
                 return stop
         return stopping.one_round()
 
-    def rounds(self) -> Iterator[Round]:
-        """The opening; pairs and what was put off; what extends the best ensemble; then children."""
-        bench = self.bench
-        opening, later = self.opening()
-        bench.iteration = 1
-        if not self.options.enable_candidate_selection:
-            pairs = proposals.cheapest_pairs(self.space, bench.costs.expected_s, bench.is_open)
-            proposed = [*opening, *pairs[: self.options.num_candidates], *later]
-            yield Round(list(dict.fromkeys(proposed)), "measuring every proposed candidate once")
-            return
-        yield Round(opening, "measuring the single settings", may_pause=True)
-        good = bench.book.good_singles()
-        pairs = proposals.pairs_of_good(self.space, good, self.options, bench.is_open)[: self.options.num_candidates]
-        second = [*pairs, *filter(bench.is_open, [*opening, *later])]
-        if second:
-            bench.iteration += 1
-            yield Round(second, "measuring pairs of the good settings, then the settings that were put off")
-        yield from self.extensions()
-        while True:
-            bench.iteration += 1
-            yield Round(self.children(), "measuring recombinations of the chosen parents", may_converge=True)
-
-    def opening(self) -> tuple[list[Recipe], list[Recipe]]:
-        """What is measured first (history's recommendations, else the document's; then singles), and what waits."""
-        bench, documented = self.bench, list[Recipe]()
-        if self.options.enable_adaptive_hybrid:
-            self.recommended = proposals.recommended(self.history, self.config, self.space, bench.is_open)
-        named = proposals.documented_strategies(self.family) if self.options.enable_adaptive_hybrid else ()
-        singles = proposals.order_singles(self.space, bench.costs.expected_s, self.options, first=named)
-        cheap, later = proposals.split_expensive(singles, bench.costs.expected_s, self.config.budget_s)
-        if not self.recommended:
-            documented = proposals.documented(named, list(filter(bench.is_open, cheap)))
-        starts = starting_points(self.family, self.recommended, documented, named)
-        if starts is not None:
-            bench.emit("starting_points", starts)
-        return list(dict.fromkeys((*self.recommended, *documented, *cheap))), later
-
-    def extensions(self) -> Iterator[Round]:
-        """Triples, then quadruples: good settings added to the best ensemble as long as that raises its fitness."""
-        bench, before = self.bench, -math.inf
-        while (best := bench.book.best_ensemble()) is not None and best[1] > before:
-            before = best[1]
-            proposed = proposals.extensions(self.space, best[0], bench.book.good_singles(), self.options, bench.is_open)
-            affordable = [recipe for recipe in proposed if bench.fits(recipe)][: self.options.num_candidates]
-            if not affordable:
-                return
-            bench.iteration += 1
-            yield Round(affordable, f"adding further good settings to {best[0].recipe.key}")
-
-    def children(self) -> list[Recipe]:
-        """Let the selection method choose parents, and recombine them into recipes that are open and affordable."""
-        method, count = self.options.selection_method, self.options.num_candidates
-        choice = choose_parents(method, self.bench.book.scored(), max(2, count), self.rng, self.options)
-        parents = [parent.recipe for parent in choice.parents]
-        proposed = proposals.recombine(
-            self.space, parents, count, self.rng, lambda recipe: self.bench.is_open(recipe) and self.bench.fits(recipe)
-        )
-        self.bench.emit(
-            "selection",
-            {
-                "iteration": self.bench.iteration,
-                "method": method,
-                "parents": [parent.key for parent in parents],
-                "proposals": [recipe.key for recipe in proposed],
-                "details": to_json(choice.details),
-            },
-        )
-        return proposed
+    def make_plan(self) -> Plan:
+        """Who decides what is measured: a searcher, or the stages that the method "selection" stands for."""
+        beginning = Beginning(self.bench, self.history, self.family)
+        if self.options.search_method == STAGED or not self.options.enable_candidate_selection:
+            return Staged(self.bench, beginning, self.rng)
+        return Asking(self.bench, beginning, self.history, self.rng, self.family)
 
     def measure_round(self, round_: Round) -> Stop | None:
         """Measure the round's recipes in order, as far as the budget allows."""
         bench = self.bench
-        bench.queue = list(round_.recipes)
-        while bench.queue:
-            recipe = bench.queue.pop(0)
+        for recipe in self.in_turn(round_):
             if self.should_stop():
                 return stopping.cancelled()
             if not bench.is_open(recipe):
@@ -213,8 +140,18 @@ class _Search:
             if stop is not None:
                 return stop
             if round_.may_pause and bench.opening_is_enough():
-                bench.queue = []
+                break
+        bench.queue = []
         return None
+
+    def in_turn(self, round_: Round) -> Iterator[Recipe]:
+        """The round's recipes; what is known of the rest stands in the bench's queue, for the plan that is told."""
+        if not isinstance(round_.recipes, Sequence):
+            yield from round_.recipes
+            return
+        self.bench.queue = list(round_.recipes)
+        while self.bench.queue:
+            yield self.bench.queue.pop(0)
 
     def stop_between_rounds(self) -> Stop | None:
         """The iteration limit, or nothing left that may be tried and fits."""
@@ -250,7 +187,7 @@ class _Search:
             front_keys=book.front(),
             verdicts=crowned.verdicts,
             counts=book.counts(),
-            recommended_keys=tuple(recipe.key for recipe in self.recommended),
+            recommended_keys=tuple(recipe.key for recipe in (self.plan.recommended if self.plan else ())),
             elapsed_s=self.bench.budget.elapsed_s,
             failed=stop.kind == "failed",
             noise=book.noise.to_event(),

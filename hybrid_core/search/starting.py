@@ -5,8 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from hybrid_core.adaptive.history import HistoryRow
 from hybrid_core.adaptive.recommend import DOCUMENT, HISTORY
 from hybrid_core.records import Recipe
+from hybrid_core.search import proposals
+from hybrid_core.search.bench import Bench
+
+
+class Beginning:
+    """The first recipes of a search, and the single settings in the order in which they are worth trying.
+
+    Attributes:
+        recommended: what earlier runs on the family found good, best first.
+        starts: those, or where there are none one recipe for each strategy that the document lists for the family.
+        opening: the starts, then the single settings that cost little; `later` those that cost much.
+    """
+
+    def __init__(self, bench: Bench, history: Sequence[HistoryRow], family: str) -> None:
+        options, space, config = bench.options, bench.space, bench.config
+        self.recommended, documented, named = list[Recipe](), list[Recipe](), tuple[str, ...]()
+        if options.enable_adaptive_hybrid:
+            own = [row for row in history if not family or row.family == family]
+            self.recommended = proposals.recommended(own, config, space, bench.is_open)
+            named = proposals.documented_strategies(family)
+        singles = proposals.order_singles(space, bench.costs.expected_s, options, first=named)
+        cheap, self.later = proposals.split_expensive(singles, bench.costs.expected_s, config.budget_s)
+        if not self.recommended:
+            documented = proposals.documented(named, list(filter(bench.is_open, cheap)))
+        self.starts = self.recommended or documented
+        self.opening = list(dict.fromkeys((*self.starts, *cheap)))
+        told = starting_points(family, self.recommended, documented, named)
+        if told is not None:
+            bench.emit("starting_points", told)
 
 
 def starting_points(

@@ -6,6 +6,9 @@ from hybrid_core.config import HybridOptimizationConfig
 from hybrid_core.records import BASELINE_KEY, Estimate, Outcome, Recipe, Trial
 from hybrid_core.search.result import CANCELLED, Stop
 
+# So many trials without gain before a searcher counts as settled.
+SETTLED_AFTER = 10
+
 
 def at_iteration_limit(iteration: int, options: HybridOptimizationConfig) -> Stop | None:
     """All iterations that were asked for have run."""
@@ -23,6 +26,27 @@ def converged(before: float, after: float, iteration: int, options: HybridOptimi
         "converged",
         f"converged: iteration {iteration} raised the best fitness from {before:.3f} to {after:.3f} ({growth:.2%}), "
         f"less than convergence_threshold {options.convergence_threshold:.2%}",
+    )
+
+
+def settled(
+    before: float, after: float, expected: float | None, noise_floor: float, options: HybridOptimizationConfig
+) -> Stop | None:
+    """The last `SETTLED_AFTER` trials gained little, and no open recipe promises more than can be told apart.
+
+    `expected` is the largest expected gain in log fitness; None where the searcher cannot say, then only gains count.
+    """
+    growth = (after - before) / abs(before) if before else 0.0
+    bound = max(options.convergence_threshold, noise_floor)
+    if growth >= options.convergence_threshold or (expected is not None and expected >= bound):
+        return None
+    rest = (
+        "" if expected is None else f", and no recipe that is left is expected to raise it by more than {expected:.2%}"
+    )
+    return Stop(
+        "converged",
+        f"converged: the last {SETTLED_AFTER} trials raised the best fitness from {before:.3f} to {after:.3f} "
+        f"({growth:.2%}), less than convergence_threshold {options.convergence_threshold:.2%}{rest}",
     )
 
 

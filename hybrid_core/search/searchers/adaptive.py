@@ -67,8 +67,13 @@ class AdaptiveSearch(Remembering):
         self.surrogate = SurrogateSearch(task)
         self.others = dict(others)
         self.bandit = Bandit(tuple(self.others))
-        self.portfolio = self.surrogate.prior.portfolio(PORTFOLIO) or _one_of_each(task)
         self.has_history = not self.surrogate.prior.is_empty
+        self.beginning = dict.fromkeys(task.starts, "start")
+        first, by = (self.surrogate.prior.portfolio(PORTFOLIO), "portfolio") if self.has_history else ([], "")
+        begun = {strategy for recipe in task.starts for strategy in recipe.strategies}
+        if not self.has_history:
+            first, by = [r for r in _one_of_each(task) if r.strategies[0] not in begun], "first single"
+        self.beginning |= {recipe: by for recipe in first if recipe not in self.beginning}
         self._by: dict[str, str] = {}
         self._notes: dict[str, Any] = {}
         self._picks = 0
@@ -109,11 +114,10 @@ class AdaptiveSearch(Remembering):
 
     def _pick(self, is_open: IsOpen) -> tuple[Recipe | None, str, dict[str, Any]]:
         """One recipe, who proposed it, and what they have to say beyond the prediction."""
-        waiting = [recipe for recipe in self.portfolio if is_open(recipe)]
-        if waiting:
-            return waiting[0], "portfolio" if self.has_history else "first singles", {}
-        begun = len(self.portfolio)
-        if self.has_history and self._picks < begun + LIKELIEST:
+        waiting = next((recipe for recipe in self.beginning if is_open(recipe)), None)
+        if waiting is not None:
+            return waiting, self.beginning[waiting], {}
+        if self.has_history and self._picks < len(self.beginning) + LIKELIEST:
             return self.surrogate.likeliest(is_open), "likeliest", {}
         if self.others and self._picks % OTHERS_EVERY == OTHERS_EVERY - 1:
             name = self.bandit.choose()

@@ -49,7 +49,7 @@ class Seen:
 
     @property
     def merit(self) -> tuple[float, float]:
-        """Larger is better: within the bounds beats outside, then the smaller violation, then the value; failed last."""
+        """Larger is better: within the bounds first, then by the smaller violation, then by value; failed last."""
         return (-self.violation, self.value) if math.isfinite(self.value) else (-math.inf, -math.inf)
 
     @classmethod
@@ -64,7 +64,7 @@ class Task:
 
     `history`: for each earlier model and workload (any name) what was seen of it, nearest to the present one first.
     `expected_s`: seconds that measuring a recipe probably takes; what they are relative to each other matters.
-    `least_log_speed`: a recipe whose log speed lies below may not win.
+    `least_log_speed`: a recipe whose log speed lies below may not win. `starts`: what the caller wants first.
     """
 
     space: Space
@@ -72,6 +72,7 @@ class Task:
     history: Mapping[str, tuple[Seen, ...]] = field(default_factory=dict)
     expected_s: Callable[[Recipe], float] = lambda recipe: 1.0
     least_log_speed: float = -math.inf
+    starts: tuple[Recipe, ...] = ()
 
 
 class Searcher(Protocol):

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from hybrid_core.config import HybridOptimizationConfig
 from hybrid_core.errors import InvalidInput
+from hybrid_core.search.searchers.adaptive import AdaptiveSearch
 from hybrid_core.search.searchers.base import Searcher, Task
 from hybrid_core.search.searchers.random import RandomSearch
+from hybrid_core.search.searchers.surrogate import SurrogateSearch
 
 Build = Callable[[Task, HybridOptimizationConfig], Searcher]
 
@@ -27,7 +29,25 @@ class SearcherEntry:
     is_control: bool = False
 
 
+def _adaptive(task: Task, options: HybridOptimizationConfig) -> Searcher:
+    """The person's own method first among the proposers beside the surrogate."""
+    chosen = "rl" if options.selection_method == "rl" else "selection"
+    names = [name for name in (chosen, "local", "mcts") if any(entry.name == name for entry in SEARCHERS)]
+    return AdaptiveSearch(task, {name: get_searcher(name).build(task, options) for name in names})
+
+
 SEARCHERS: tuple[SearcherEntry, ...] = (
+    SearcherEntry(
+        "adaptive",
+        "Begins with what served other models, then lets a model of the measurements choose, and gives every fourth "
+        "turn to whichever other method gains most here.",
+        _adaptive,
+    ),
+    SearcherEntry(
+        "surrogate",
+        "A Gaussian process predicts every recipe from those measured; the largest expected improvement is next.",
+        lambda task, options: SurrogateSearch(task),
+    ),
     SearcherEntry(
         "random",
         "Draws recipes at random, each at most once; what every other method has to beat.",

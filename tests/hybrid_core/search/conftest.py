@@ -33,8 +33,8 @@ EFFECTS = {
 
 
 def plain_options(**changes):
-    """Options with a classical method, so that no policy has to be trained in a test about something else."""
-    return HybridOptimizationConfig(**{"enable_rl_optimization": False, **changes})
+    """The staged search with a classical method, so that no policy has to be trained in a test about something else."""
+    return HybridOptimizationConfig(**{"enable_rl_optimization": False, "search_method": "selection", **changes})
 
 
 def make_space(effects=None, **changes):

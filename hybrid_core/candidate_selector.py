@@ -16,7 +16,7 @@ from typing import Any
 from hybrid_core.config import HybridOptimizationConfig
 from hybrid_core.errors import InvalidInput
 from hybrid_core.fitness import active_weights
-from hybrid_core.records import STRATEGY_NAMES, Recipe, Step
+from hybrid_core.records import STRATEGY_NAMES, Measurement, Recipe, Step, Trial
 from hybrid_core.selection.base import ScoredCandidate
 from hybrid_core.selection.registry import choose_parents
 
@@ -55,7 +55,8 @@ class CandidateSelector:
     ) -> Candidate | None:
         """Choose with the configured method: reinforcement learning when enabled, else `selection_strategy`.
 
-        With `enable_candidate_selection` off the fittest is taken. None when there are no candidates.
+        With `enable_candidate_selection` off the fittest is taken. None when there are no candidates. "pareto" compares
+        the measured ratios of candidates that carry their trial, not the scores.
         """
         if not self.config.enable_candidate_selection:
             return self._fittest(candidates, fitness_scores)
@@ -97,7 +98,8 @@ class CandidateSelector:
             self.last_details = {}
             return None
         scored = [
-            ScoredCandidate(_recipe_of(candidate), score) for candidate, score in zip(candidates, scores, strict=True)
+            ScoredCandidate(_recipe_of(candidate), score, measurement=_measurement_of(candidate))
+            for candidate, score in zip(candidates, scores, strict=True)
         ]
         choice = choose_parents(method, scored, 1, self._rng, self.config)
         # By identity: two candidates may have equal recipes and scores.
@@ -142,6 +144,12 @@ def _ratio(candidate: Mapping[str, Any], name: str) -> float:
         known = ", ".join(METRIC_OF.values())
         raise InvalidInput(f"candidate's {name}={value!r:.40} is not allowed; give measured numbers for {known}")
     return float(value)
+
+
+def _measurement_of(candidate: Mapping[str, Any]) -> Measurement | None:
+    """What was measured of it: `generate_optimization_candidates` gives the trial along, other sources may not."""
+    trial = candidate.get("trial")
+    return trial.measurement if isinstance(trial, Trial) else None
 
 
 def _recipe_of(candidate: Mapping[str, Any]) -> Recipe:

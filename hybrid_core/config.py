@@ -17,6 +17,7 @@ from hybrid_core.errors import InvalidInput
 from hybrid_core.records import SEARCH_METHODS, SELECTION_METHODS, STRATEGY_NAMES, Workload
 
 OBJECTIVES = ("speed", "memory", "accuracy")
+ROULETTE_SCALINGS = ("window", "sigma", "boltzmann")
 DEFAULT_WEIGHTS = {"speed": 0.4, "memory": 0.3, "accuracy": 0.3}
 # Declared by the original code and read nowhere; accepting them would promise something that does not happen.
 NEVER_HONOURED = (
@@ -57,6 +58,14 @@ class HybridOptimizationConfig:
     enable_orz: bool = True
     num_candidates: int = 5
     tournament_size: int = 3
+    # True: the candidates of a tournament are drawn one by one from all of them, so one may meet itself.
+    tournament_replacement: bool = False
+    # How fitness becomes a share of the wheel, for "roulette" and "sus".
+    roulette_scaling: str = "window"
+    # Copies that the best candidate expects in N draws, for "rank".
+    rank_pressure: float = 1.8
+    # Each place's share of the chance of the place above it, for "exponential_rank".
+    rank_decay: float = 0.9
     selection_strategy: str = "tournament"
     # How recipes are proposed: "adaptive", or one searcher alone ("selection" recombines what the method above chose).
     search_method: str = "adaptive"
@@ -87,6 +96,8 @@ class HybridOptimizationConfig:
     _ranges: ClassVar[dict[str, tuple[float, float, bool, bool]]] = {
         "num_candidates": (1, 200, True, True),
         "tournament_size": (1, 200, True, True),
+        "rank_pressure": (1, 2, True, True),
+        "rank_decay": (0, 1, False, False),
         "max_iterations": (1, 1000, True, True),
         "performance_threshold": (0, 10, True, True),
         "convergence_threshold": (0, 1, True, True),
@@ -113,12 +124,14 @@ class HybridOptimizationConfig:
                 _check_number(spec.name, value, self._ranges[spec.name], whole=spec.type == "int")
         if self.selection_strategy not in SELECTION_METHODS:
             raise InvalidInput(_not_one_of("selection_strategy", self.selection_strategy, SELECTION_METHODS))
+        if self.roulette_scaling not in ROULETTE_SCALINGS:
+            raise InvalidInput(_not_one_of("roulette_scaling", self.roulette_scaling, ROULETTE_SCALINGS))
         if self.search_method not in SEARCH_METHODS:
             raise InvalidInput(_not_one_of("search_method", self.search_method, SEARCH_METHODS))
         if self.selection_strategy == "rl" and not self.enable_rl_optimization:
             raise InvalidInput(
-                "selection_strategy='rl' with enable_rl_optimization=False contradicts itself; enable it or choose "
-                "tournament, roulette or rank"
+                "selection_strategy='rl' with enable_rl_optimization=False contradicts itself; enable it or choose one "
+                f"of {', '.join(method for method in SELECTION_METHODS if method != 'rl')}"
             )
         object.__setattr__(self, "optimization_strategies", _checked_strategies(self.optimization_strategies))
         settings = _checked_settings(self.strategy_settings, self.optimization_strategies)

@@ -140,6 +140,21 @@ def infeasible_reason(trial: Trial, options: HybridOptimizationConfig, noise_flo
     return None
 
 
+def shortfall(accuracy: Estimate, speed: Estimate, options: HybridOptimizationConfig) -> float:
+    """How far the bounds on a winner are missed, 0 when they are kept: the number behind `infeasible_reason`.
+
+    Accuracy by its pessimistic end, speed by its optimistic one. Infinite when such an end is NaN: nothing is promised.
+
+    >>> options = HybridOptimizationConfig()
+    >>> round(shortfall(Estimate(0.99, 0.96, 1.0), Estimate(0.9, 0.85, 0.95), options), 3)
+    0.07
+    """
+    ends = ((accuracy.low, options.min_accuracy_preservation), (speed.high, options.min_speed_improvement))
+    if any(math.isnan(end) for end, _ in ends):
+        return math.inf
+    return math.fsum(max(0.0, bound - end) for end, bound in ends)
+
+
 def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
     """True when `a` is at least as good as `b` everywhere and better somewhere; larger is better."""
     return all(x >= y for x, y in zip(a, b, strict=True)) and any(x > y for x, y in zip(a, b, strict=True))

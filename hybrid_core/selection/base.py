@@ -7,6 +7,7 @@ chosen, a fitness that is not a number is refused by name, nothing to choose fro
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -70,6 +71,22 @@ def draw(
     if not pool or count == 0:
         return []
     return rng.choices(pool, weights=probabilities, k=count)
+
+
+def by_place(fitness: Sequence[float], chance_of: Callable[[int], float]) -> list[float]:
+    """Each candidate's chance where place 1 (the fittest) to N has `chance_of(place)`; equals share theirs equally.
+
+    >>> by_place([5.0, 7.0, 5.0], lambda place: {1: 0.5, 2: 0.375, 3: 0.125}[place])
+    [0.25, 0.5, 0.25]
+    """
+    chances = [0.0] * len(fitness)
+    ranked = enumerate(sorted(range(len(fitness)), key=lambda i: -fitness[i]), start=1)
+    for _, group in itertools.groupby(ranked, key=lambda item: fitness[item[1]]):
+        held = list(group)
+        shared = math.fsum(chance_of(place) for place, _ in held) / len(held)
+        for _, position in held:
+            chances[position] = shared
+    return chances
 
 
 def truncate(pool: Sequence[ScoredCandidate], count: int) -> list[ScoredCandidate]:

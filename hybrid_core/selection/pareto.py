@@ -1,9 +1,9 @@
 """Pareto selection as in NSGA-II: who is better in every objective comes first, then who stands more alone.
 
-The pure functions work on points (one tuple of objectives per candidate, larger is better) and serve searchers too:
-fronts by fast non-dominated sorting, crowding inside a front, and Deb's constrained domination: a feasible point beats
-every infeasible one, and among infeasible ones the smaller violation wins. Source: Deb, Pratap, Agarwal and Meyarivan
-2002, "A fast and elitist multiobjective genetic algorithm: NSGA-II", sections III and VI.
+Two different candidates meet; the lower front wins, inside a front the larger crowding distance. Constrained domination
+comes before both: a feasible candidate beats every infeasible one, among infeasible ones the smaller violation wins.
+The functions on points (one tuple of objectives per candidate, larger is better) serve searchers too. Source: Deb,
+Pratap, Agarwal and Meyarivan 2002, "A fast and elitist multiobjective genetic algorithm: NSGA-II", sections III and VI.
 """
 
 from __future__ import annotations
@@ -12,11 +12,68 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from hybrid_core.config import HybridOptimizationConfig
 from hybrid_core.errors import InvalidInput
-from hybrid_core.fitness import dominates
+from hybrid_core.fitness import active_weights, dominates, objectives_of, shortfall
+from hybrid_core.records import Measurement
+from hybrid_core.selection import tournament
+from hybrid_core.selection.base import ScoredCandidate, check_count, eligible
 
 Point = Sequence[float]
+# A ratio of 0 (nothing of the quality is left) has no logarithm; it counts as this, worse than anything measured.
+LEAST_RATIO = 1e-6
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the candidates are compared by: names of the objectives, a point and a violation per candidate."""
+
+    objectives: tuple[str, ...]
+    points: list[tuple[float, ...]]
+    violations: list[float]
+
+
+def select(
+    scored: Sequence[ScoredCandidate], count: int, rng: random.Random, options: HybridOptimizationConfig
+) -> list[ScoredCandidate]:
+    """`count` winners of binary crowded tournaments; one candidate alone wins them all."""
+    pool = eligible(scored)
+    if check_count(count) == 0 or not pool:
+        return []
+    compared = compare(pool, options)
+    places = crowded_places(compared.points, compared.violations)
+    return [pool[crowded_tournament(places, rng)] for _ in range(count)]
+
+
+def probabilities(pool: Sequence[ScoredCandidate], options: HybridOptimizationConfig) -> list[float]:
+    """The exact chance of each candidate to win one crowded tournament."""
+    compared = compare(pool, options)
+    return tournament.probabilities(crowded_places(compared.points, compared.violations), 2)
+
+
+def facts(pool: Sequence[ScoredCandidate], options: HybridOptimizationConfig) -> dict[str, Any]:
+    """What the candidates were compared by, and the front of each, 0 the best; JSON-able."""
+    compared = compare(pool, options)
+    ranks = constrained_rank(compared.points, compared.violations)
+    fronts = {candidate.recipe.key: rank for candidate, rank in zip(pool, ranks, strict=True)}
+    return {"objectives": list(compared.objectives), "fronts": fronts}
+
+
+def compare(pool: Sequence[ScoredCandidate], options: HybridOptimizationConfig) -> Compared:
+    """Logarithms of the ratios whose weight is above zero, with how far each candidate falls short of the bounds.
+
+    Points of different objectives cannot be compared: where one candidate has no measurement, fitness alone is the
+    objective of all, and then nobody violates anything.
+    """
+    measured = [(candidate, candidate.measurement) for candidate in pool if candidate.measurement is not None]
+    if len(measured) < len(pool):
+        return Compared(("fitness",), [(candidate.fitness,) for candidate in pool], [0.0] * len(pool))
+    names = tuple(name for name, weight in active_weights(options).items() if weight > 0)
+    points = [_logarithms(candidate, measurement, names) for candidate, measurement in measured]
+    return Compared(names, points, [_violation(candidate, m, options) for candidate, m in measured])
 
 
 def non_dominated_sort(points: Sequence[Point]) -> list[list[int]]:
@@ -103,6 +160,22 @@ def crowded_places(points: Sequence[Point], violations: Sequence[float]) -> list
 def crowded_tournament(places: Sequence[float], rng: random.Random) -> int:
     """The winner of one binary tournament between two different positions; ties at random, a lone one wins."""
     return max(rng.sample(range(len(places)), min(2, len(places))), key=places.__getitem__)
+
+
+def _violation(candidate: ScoredCandidate, measurement: Measurement, options: HybridOptimizationConfig) -> float:
+    if candidate.recipe.is_baseline:
+        return 0.0
+    return shortfall(measurement.accuracy_preservation, measurement.speed_improvement, options)
+
+
+def _logarithms(candidate: ScoredCandidate, measurement: Measurement, names: Sequence[str]) -> tuple[float, ...]:
+    ratios = {name: objectives_of(measurement)[name].value for name in names}
+    for name, ratio in ratios.items():
+        if not 0 <= ratio < math.inf:
+            raise InvalidInput(
+                f"{name} of '{candidate.recipe.key}' is {ratio}; give a finite ratio from 0 up or set ok=False"
+            )
+    return tuple(math.log(max(ratio, LEAST_RATIO)) for ratio in ratios.values())
 
 
 def _check_points(points: Sequence[Point]) -> None:

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hybrid_core.config import HybridOptimizationConfig
 from hybrid_core.errors import InvalidInput
-from hybrid_core.selection import rank, rl, roulette, tournament
+from hybrid_core.selection import exponential_rank, pareto, rank, rl, roulette, sus, tournament
 from hybrid_core.selection.base import Choice, ScoredCandidate, SelectFunction, eligible
+
+Chances = Callable[[Sequence[ScoredCandidate], HybridOptimizationConfig], list[float]]
+
+
+def _nothing(pool: Sequence[ScoredCandidate], options: HybridOptimizationConfig) -> dict[str, Any]:
+    return {}
 
 
 @dataclass(frozen=True)
 class SelectionMethod:
-    """One method: `select` draws parents, `chances` gives the exact probabilities where there are any."""
+    """One method: `select` draws parents, `chances` gives the exact probability of each, `facts` what else is known.
+
+    `chances` is None where there are none to give, and gives nothing where the fittest are simply taken.
+    """
 
     name: str
     sentence: str
     select: SelectFunction
-    chances: Callable[[Sequence[float], HybridOptimizationConfig], list[float]] | None
+    chances: Chances | None
+    facts: Callable[[Sequence[ScoredCandidate], HybridOptimizationConfig], dict[str, Any]] = _nothing
 
 
-def _tournament_chances(fitness: Sequence[float], options: HybridOptimizationConfig) -> list[float]:
+def _tournament_chances(pool: Sequence[ScoredCandidate], options: HybridOptimizationConfig) -> list[float]:
     if not options.enable_tournament_selection:
         return []
-    return tournament.probabilities(fitness, options.tournament_size)
+    return tournament.probabilities(_fitness(pool), options.tournament_size, options.tournament_replacement)
+
+
+def _roulette_chances(pool: Sequence[ScoredCandidate], options: HybridOptimizationConfig) -> list[float]:
+    return roulette.probabilities(_fitness(pool), options.roulette_scaling)
 
 
 METHODS: tuple[SelectionMethod, ...] = (
@@ -39,13 +55,32 @@ METHODS: tuple[SelectionMethod, ...] = (
         "roulette",
         "The chance to become a parent grows with the fitness above the worst; explores the most.",
         roulette.select,
-        lambda fitness, options: roulette.probabilities(fitness),
+        _roulette_chances,
+    ),
+    SelectionMethod(
+        "sus",
+        "The roulette's wheel is spun once for all parents: each gets its fair number of copies, rounded down or up.",
+        sus.select,
+        _roulette_chances,
     ),
     SelectionMethod(
         "rank",
         "The chance falls evenly from the best rank to the worst, so that an outlier cannot take over.",
         rank.select,
-        lambda fitness, options: rank.probabilities(fitness),
+        lambda pool, options: rank.probabilities(_fitness(pool), options.rank_pressure),
+    ),
+    SelectionMethod(
+        "exponential_rank",
+        "Each rank has a fixed share of the chance of the rank above it; presses harder the more has been measured.",
+        exponential_rank.select,
+        lambda pool, options: exponential_rank.probabilities(_fitness(pool), options.rank_decay),
+    ),
+    SelectionMethod(
+        "pareto",
+        "Two candidates meet: the one that is better in every objective wins, else the one that stands more alone.",
+        pareto.select,
+        pareto.probabilities,
+        pareto.facts,
     ),
     SelectionMethod(
         "rl",
@@ -77,7 +112,20 @@ def choose_parents(
     if method.chances is None:
         return rl.choose(scored, count, rng, options)
     pool = eligible(scored)
-    chances = method.chances([candidate.fitness for candidate in pool], options)
-    keys = [candidate.recipe.key for candidate in pool]
-    details = {"probabilities": dict(zip(keys, chances, strict=True))} if chances else {"truncation": True}
-    return Choice(method.select(scored, count, rng, options), details if pool else {})
+    if not pool:
+        return Choice(method.select(pool, count, rng, options), {})
+    chances = method.chances(pool, options)
+    details = {"probabilities": _by_key(pool, chances)} if chances else {"truncation": True}
+    return Choice(method.select(pool, count, rng, options), details | method.facts(pool, options))
+
+
+def _fitness(pool: Sequence[ScoredCandidate]) -> list[float]:
+    return [candidate.fitness for candidate in pool]
+
+
+def _by_key(pool: Sequence[ScoredCandidate], chances: Sequence[float]) -> dict[str, float]:
+    """The chance of each recipe: that of all its candidates together, where one recipe was scored more than once."""
+    parts: dict[str, list[float]] = {}
+    for candidate, chance in zip(pool, chances, strict=True):
+        parts.setdefault(candidate.recipe.key, []).append(chance)
+    return {key: math.fsum(shares) for key, shares in parts.items()}

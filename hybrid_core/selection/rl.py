@@ -25,15 +25,19 @@ def select(
 def choose(
     scored: Sequence[ScoredCandidate], count: int, rng: random.Random, options: HybridOptimizationConfig
 ) -> Choice:
-    """The parents and what the policy reports about its training."""
+    """The parents and what the policy reports about its training.
+
+    The policy ranks distinct candidates; where more parents are asked for, they are taken again from the top.
+    """
     pool = eligible(scored)
-    if not pool or check_count(count) == 0:
+    if check_count(count) == 0 or not pool:
         return Choice([], {})
     # Imported here because it loads torch, which the other methods do not need.
     from hybrid_core.rl.selector import RLSelector
 
     positions, details = RLSelector(options, rng.getrandbits(31)).choose(pool, count)
-    return Choice([pool[position] for position in positions], _as_dict(details))
+    parents = [pool[positions[i % len(positions)]] for i in range(count)]
+    return Choice(parents, _as_dict(details))
 
 
 def _as_dict(details: Any) -> dict[str, Any]:

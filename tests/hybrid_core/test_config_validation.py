@@ -9,7 +9,7 @@ import pytest
 
 from hybrid_core.config import NEVER_HONOURED, HybridOptimizationConfig, RunConfig, choose_workload
 from hybrid_core.errors import InvalidInput
-from hybrid_core.records import STRATEGY_NAMES, Workload, to_json
+from hybrid_core.records import SELECTION_METHODS, STRATEGY_NAMES, Workload, to_json
 
 DOCUMENTED_BASIC = {
     "enable_candidate_selection": True,
@@ -165,8 +165,30 @@ def test_a_strategy_named_twice_is_refused():
 
 
 def test_an_unknown_selection_method_is_refused():
-    with pytest.raises(InvalidInput, match="'best' is unknown; choose one of tournament, roulette, rank, rl"):
+    known = "tournament, roulette, sus, rank, exponential_rank, pareto, rl"
+    with pytest.raises(InvalidInput, match=f"'best' is unknown; choose one of {known}"):
         HybridOptimizationConfig(selection_strategy="best")
+
+
+@pytest.mark.parametrize("scaling", ["raw", "", None, 1])
+def test_a_roulette_scaling_that_does_not_exist_is_refused(scaling):
+    with pytest.raises(InvalidInput, match="roulette_scaling .* is unknown; choose one of window, sigma, boltzmann"):
+        HybridOptimizationConfig(roulette_scaling=scaling)
+
+
+@pytest.mark.parametrize(
+    ("key", "allowed", "refused", "span"),
+    [
+        ("rank_pressure", (1, 1.8, 2), (0.99, 2.01, math.nan, "2", True), "a number from 1 to 2"),
+        ("rank_decay", (1e-6, 0.9, 0.999), (0, 1, -0.5, math.inf), "a number above 0 to below 1"),
+    ],
+)
+def test_the_pressure_of_ranking_stays_where_the_chances_are_chances(key, allowed, refused, span):
+    for value in allowed:
+        assert getattr(HybridOptimizationConfig(**{key: value}), key) == value
+    for value in refused:
+        with pytest.raises(InvalidInput, match=f"{key}=.* is not allowed; give {span}"):
+            HybridOptimizationConfig(**{key: value})
 
 
 def test_asking_for_rl_while_switching_it_off_is_refused():
@@ -174,7 +196,7 @@ def test_asking_for_rl_while_switching_it_off_is_refused():
         HybridOptimizationConfig(selection_strategy="rl", enable_rl_optimization=False)
 
 
-@pytest.mark.parametrize("method", ["tournament", "roulette", "rank"])
+@pytest.mark.parametrize("method", [method for method in SELECTION_METHODS if method != "rl"])
 def test_rl_wins_over_the_named_method_when_enabled_and_not_otherwise(method):
     assert HybridOptimizationConfig(selection_strategy=method).selection_method == "rl"
     off = HybridOptimizationConfig(selection_strategy=method, enable_rl_optimization=False)

@@ -192,7 +192,8 @@ def test_the_registry_lists_every_documented_method_and_every_file():
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones():
-    with pytest.raises(InvalidInput, match="'magic' is unknown; choose one of tournament, roulette, rank, rl"):
+    known = "tournament, roulette, sus, rank, exponential_rank, pareto, rl"
+    with pytest.raises(InvalidInput, match=f"'magic' is unknown; choose one of {known}"):
         registry.get_method("magic")
 
 

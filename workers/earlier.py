@@ -12,7 +12,9 @@ from storage.connection import Database
 from storage.queries import run_query
 from storage.runs import OpenRun
 
+# Of the model's own family, and of all others on the same device: they teach the search what to begin with.
 HISTORY_ROWS = 2000
+OTHER_ROWS = 2000
 # How long A/A results of a device say something about it: neighbours and temperatures are others tomorrow.
 NOISE_MEMORY_S = 86_400.0
 
@@ -31,5 +33,8 @@ def rows_for(db: Database, run: OpenRun, config: RunConfig) -> dict[str, Rows]:
         for name, params in questions.items()
     }
     if config.options.enable_adaptive_hybrid:
-        rows["history"] = tuple(run_query(db, "history", {"family": run.family}).slice(0, HISTORY_ROWS).to_pylist())
+        own = run_query(db, "history", {"family": run.family}).slice(0, HISTORY_ROWS).to_pylist()
+        every = run_query(db, "history", {"device": device}).to_pylist()
+        others = [row for row in every if row["family"] != run.family]
+        rows["history"] = (*own, *others[:OTHER_ROWS])
     return rows

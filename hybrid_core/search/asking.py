@@ -36,7 +36,7 @@ class Asking:
         task = Task(
             bench.space,
             rng,
-            earlier_models(history, bench, family),
+            earlier_models(history, bench, family) if options.enable_adaptive_hybrid else {},
             bench.costs.expected_s,
             math.log(options.min_speed_improvement) if options.min_speed_improvement > 0 else -math.inf,
             tuple(beginning.starts),

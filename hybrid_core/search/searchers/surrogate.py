@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_core.records import Recipe
+from hybrid_core.records import Recipe, Step
 from hybrid_core.search.searchers.base import IsOpen, Remembering, Seen, Task
 from hybrid_core.search.searchers.gp import SMALLEST_SD, GaussianProcess, expected_improvement, normal_below
 from hybrid_core.search.searchers.transfer import Prior
@@ -24,8 +24,10 @@ Array = NDArray[np.float64]
 PRIOR_SHARES = (1.0, 0.5, 0.0)
 # Cost counts with its square root: full division would spend a budget on cheap settings that gain nothing.
 COST_EXPONENT = 0.5
-# A single setting that broke a bound nearly always breaks it in company too, but rarely a partner repairs it.
-CHANCE_AFTER_BREACH = 0.1
+# What cost too much accuracy nearly always does so in company too; rarely a partner repairs it, or noise misled.
+CHANCE_AFTER_BREACH = 0.02
+# The only step of a wrong recipe that was never seen in a right one is probably to blame.
+CHANCE_OF_SUSPECT = 0.1
 
 
 class SurrogateSearch(Remembering):
@@ -88,16 +90,22 @@ class SurrogateSearch(Remembering):
         return mean, sd
 
     def chance_ok(self) -> Array:
-        """For every recipe the chance that it breaks no bound: of accuracy by its single settings, of speed by a model.
-
-        A single setting that is inaccurate here decides more than what it was on other models.
-        """
+        """For every recipe the chance that it breaks no bound: of accuracy by what was wrong, of speed by a model."""
         chance = self.prior.chance_ok().copy()
+        cleared = {step for seen in self.told if seen.is_ok for step in seen.recipe.steps}
         for seen in self.told:
-            if len(seen.recipe.steps) == 1 and seen.is_wrong:
-                has_it = [seen.recipe.steps[0] in recipe.steps for recipe in self.space.recipes]
-                chance[has_it] = np.minimum(chance[has_it], CHANCE_AFTER_BREACH)
+            if seen.is_wrong and seen.recipe.steps:
+                steps = set(seen.recipe.steps)
+                self._at_most(chance, steps, CHANCE_AFTER_BREACH)
+                suspects = steps - cleared
+                for step in suspects:
+                    self._at_most(chance, {step}, 1.0 - 1.0 / len(suspects) if len(suspects) > 1 else CHANCE_OF_SUSPECT)
         return chance * self._chance_fast_enough()
+
+    def _at_most(self, chance: Array, steps: set[Step], most: float) -> None:
+        """Lower the chance of every recipe that contains all of these steps."""
+        inside = [steps <= set(recipe.steps) for recipe in self.space.recipes]
+        chance[inside] = np.minimum(chance[inside], most)
 
     def _chance_fast_enough(self) -> Array:
         """1 while nothing was slower than the bound; then what a process of its own over log speed says."""
@@ -132,7 +140,7 @@ class SurrogateSearch(Remembering):
         """What is predicted of one recipe, JSON-able."""
         mean, sd = self.predict()
         place = self._place[recipe.key]
-        gain = expected_improvement(mean[[place]], sd[[place]], self.best_value())
+        gain = expected_improvement(mean[[place]], sd[[place]], self.best_value()) * self.chance_ok()[place]
         return self._note(recipe, mean[place], sd[place], gain[0])
 
     @staticmethod

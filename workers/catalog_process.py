@@ -15,13 +15,6 @@ from typing import Any
 from hybrid_core.records import SEARCH_METHODS, to_json
 from workers.devices import cpu_title, default_threads, usable_cores
 
-METHOD_SENTENCES = {
-    "tournament": "Small groups of candidates are drawn, and the fittest of each group becomes a parent.",
-    "roulette": "Each candidate's chance to become a parent is its share of the fitness.",
-    "rank": "The chance to become a parent follows the candidate's place in the ranking, not the size of its lead.",
-    "rl": "A small policy, trained during the run on what was measured, chooses what to combine next.",
-}
-
 
 def build_catalog() -> dict[str, Any]:
     """The whole catalog as plain JSON values."""
@@ -29,6 +22,7 @@ def build_catalog() -> dict[str, Any]:
     from hybrid_core.models.registry import ENTRIES
     from hybrid_core.search.searchers.registry import SEARCHERS
     from hybrid_core.search.space import OVERHEAD_PRIOR_S
+    from hybrid_core.selection.registry import METHODS
     from hybrid_core.strategies.registry import STRATEGIES
 
     devices = describe_devices(describe_gpus())
@@ -37,7 +31,7 @@ def build_catalog() -> dict[str, Any]:
         "strategies": [describe_strategy(strategy, [d["id"] for d in devices]) for strategy in STRATEGIES],
         # What each measurement takes before any setting's own cost: a process, two models, timing, memory, quality.
         "trial_overhead_s": OVERHEAD_PRIOR_S,
-        "selection_methods": [{"name": name, "sentence": text} for name, text in METHOD_SENTENCES.items()],
+        "selection_methods": [{"name": method.name, "sentence": method.sentence} for method in METHODS],
         "search_methods": describe_searchers(SEARCHERS),
         "devices": devices,
         "environment": {**describe_versions(), "cpu": cpu_title(), "cores": usable_cores()},

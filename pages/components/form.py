@@ -11,6 +11,7 @@ from typing import Any
 
 import streamlit as st
 
+from hybrid_core.config import ROULETTE_SCALINGS
 from pages.components import model_facts, run_form
 from pages.components.format import TIMES, is_number, percent, plain
 from pages.components.methods import HOW_THEY_RELATE, RECOMBINING, method_title, search_title
@@ -135,7 +136,9 @@ def method(catalog: Mapping[str, Any], values: run_form.Values) -> None:
         st.radio, "method", "Selection method", list(sentences), format_func=method_title, captions=captions,
         help=HOW_THEY_RELATE, disabled=not is_used,
     )  # fmt: skip
-    if not is_used:
+    if is_used:
+        _method_options(values["method"])
+    else:
         st.caption(f"{plain(search_title(values['search_method']))} needs no parents, so nothing is selected.")
     learns = "rl" in (values["method"] if is_used else "", values["search_method"])
     with st.container(horizontal=True):
@@ -188,6 +191,22 @@ def advanced(errors: Mapping[str, str]) -> None:
         _widget(st.toggle, "enable_ensemble_optimization", "Combine strategies")
         _widget(st.toggle, "enable_adaptive_hybrid", "Start from what earlier runs of this family found")
         say(errors, "seed", "note", "tournament_size", "performance_threshold", "convergence_threshold")
+
+
+def _method_options(name: str) -> None:
+    """The options that only this selection method reads; their bounds are those of the configuration."""
+    if name == "tournament":
+        text = "Those who meet are drawn one by one from all candidates, so that even the worst can win."
+        _widget(st.toggle, "tournament_replacement", "A candidate may meet itself", help=text)
+    if name in ("roulette", "sus"):
+        text = "window: height above the worst; sigma: spread around the mean; boltzmann: exponential in the fitness."
+        _widget(st.selectbox, "roulette_scaling", "Scaling of the wheel", list(ROULETTE_SCALINGS), help=text)
+    if name == "rank":
+        text = "Copies that the best expects in as many draws as there are candidates: 1 treats all alike."
+        _widget(st.number_input, "rank_pressure", "Pressure", 1.0, 2.0, step=0.1, format="%.2f", help=text)
+    if name == "exponential_rank":
+        text = "Each rank's share of the chance of the rank above it: the smaller, the greedier."
+        _widget(st.number_input, "rank_decay", "Decay", 0.01, 0.99, step=0.05, format="%.2f", help=text)
 
 
 def _subject_facts(model: Mapping[str, Any], values: run_form.Values) -> str:

@@ -156,7 +156,10 @@ def catalog() -> dict[str, Any]:
         "selection_methods": [
             {"name": "tournament", "sentence": "Draws a few candidates at random and keeps the fittest of them."},
             {"name": "roulette", "sentence": "Chooses in proportion to fitness."},
+            {"name": "sus", "sentence": "The same wheel, spun once for all parents."},
             {"name": "rank", "sentence": "Chooses in proportion to rank, unmoved by outliers."},
+            {"name": "exponential_rank", "sentence": "Each rank has a fixed share of the chance above it."},
+            {"name": "pareto", "sentence": "The one that is better in every objective wins."},
             {"name": "rl", "sentence": "A small policy network trained on this run's own measurements chooses."},
         ],
         "search_methods": SEARCH_METHODS_OFFERED,

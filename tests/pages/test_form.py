@@ -9,6 +9,7 @@ import pytest
 
 from hybrid_core.config import HybridOptimizationConfig, RunConfig
 from hybrid_core.errors import InvalidInput
+from hybrid_core.records import SELECTION_METHODS
 from pages.components import run_form
 from tests.pages.fake_catalog import catalog
 
@@ -226,6 +227,42 @@ def test_the_command_line_means_the_same_run():
     assert words[words.index("--search-method") + 1] == "selection"
     again = RunConfig.from_json(run_config(build_parser().parse_args(words[3:])))
     assert again == RunConfig.from_json(config)
+
+
+METHOD_OPTIONS = {
+    "tournament": {"tournament_replacement": True},
+    "roulette": {"roulette_scaling": "sigma"},
+    "sus": {"roulette_scaling": "boltzmann"},
+    "rank": {"rank_pressure": 1.2},
+    "exponential_rank": {"rank_decay": 0.5},
+}
+
+
+@pytest.mark.parametrize("method", SELECTION_METHODS)
+def test_each_selection_method_can_be_chosen_and_shows_the_options_it_reads(client, open_page, method):
+    at = open_page("optimize", method=method)
+    assert at.radio(key="opt_method").value == method
+    all_names = {name for options in METHOD_OPTIONS.values() for name in options}
+    widgets = {w.key.removeprefix("opt_"): w for w in [*at.toggle, *at.selectbox, *at.number_input]}
+    chosen = METHOD_OPTIONS.get(method, {})
+    assert all_names & set(widgets) == set(chosen)
+    for name, value in chosen.items():
+        widgets[name].set_value(value)
+    at.button(key="opt_start").click().run()
+    sent = RunConfig.from_json(next(iter(client.submissions.values())))
+    assert sent.options.selection_method == method
+    assert {name: getattr(sent.options, name) for name in chosen} == chosen
+
+
+@pytest.mark.parametrize(("method", "options"), METHOD_OPTIONS.items())
+def test_the_command_line_carries_the_options_of_each_selection_method(method, options):
+    from workers.__main__ import build_parser, run_config
+
+    config = run_form.build_config(values(method=method, **options))
+    words = shlex.split(run_form.command_line(config))
+    again = RunConfig.from_json(run_config(build_parser().parse_args(words[3:])))
+    assert again == RunConfig.from_json(config)
+    assert {name: getattr(again.options, name) for name in options} == options
 
 
 def test_the_command_line_names_the_settings_that_were_chosen():

@@ -42,12 +42,14 @@ def test_the_printed_catalog_is_plain_json_that_agrees_with_the_registries_and_c
     catalog = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     from hybrid_core.models.registry import ENTRIES
     from hybrid_core.search.searchers.registry import SEARCHERS
+    from hybrid_core.selection.registry import METHODS
     from hybrid_core.strategies.registry import STRATEGIES
 
     assert [m["name"] for m in catalog["models"]] == [entry.name for entry in ENTRIES]
     declared = {strategy.name: [s.name for s in strategy.settings] for strategy in STRATEGIES}
     assert {s["name"]: [x["name"] for x in s["settings"]] for s in catalog["strategies"]} == declared
     assert tuple(m["name"] for m in catalog["selection_methods"]) == SELECTION_METHODS
+    assert [m["sentence"] for m in catalog["selection_methods"]] == [method.sentence for method in METHODS]
     offered = [m["name"] for m in catalog["search_methods"]]
     assert set(offered) == {entry.name for entry in SEARCHERS if not entry.is_control}
     assert all(HybridOptimizationConfig(search_method=name) for name in offered)

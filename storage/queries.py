@@ -172,7 +172,7 @@ _DEVICES = (
 # One row per run and recipe; the final race counts where there was one, because those numbers were published.
 # Repetitions do not count: nothing becomes more likely to be proposed because somebody checked it twice.
 _HISTORY = (
-    "select t.recipe_key, r.model, r.family, r.workload, r.device, t.outcome, "
+    "select t.recipe_key, r.model, r.family, r.size, r.workload, r.device, t.outcome, "
     + _interval("t.", "speed", "memory", "accuracy")
     + " from trials t join runs r on r.run_id = t.run_id where t.recipe_key <> 'baseline' and t.purpose <> 'repeat' "
     "and ($family = '' or r.family = $family) and ($model = '' or r.model = $model) "

@@ -28,6 +28,7 @@ class HistoryRow:
     speed: Estimate = UNKNOWN
     memory: Estimate = UNKNOWN
     accuracy: Estimate = UNKNOWN
+    size: str = ""
 
     @property
     def is_ok(self) -> bool:
@@ -47,6 +48,7 @@ class HistoryRow:
             speed=_estimate(row, "speed"),
             memory=_estimate(row, "memory"),
             accuracy=_estimate(row, "accuracy"),
+            size=str(row.get("size") or ""),
         )
 
 

@@ -47,8 +47,10 @@ def earlier_models(history: Sequence[HistoryRow], bench: Bench, family: str) -> 
     groups: dict[tuple[int, str], dict[str, Seen]] = {}
     for row in history:
         if row.device == config.device:
-            nearness = (row.model == config.model) + (row.family == family) + (row.workload == config.workload)
-            known = groups.setdefault((-nearness, f"{row.model}, {row.workload}"), {})
+            alike = (row.model == config.model, row.family == family, row.workload == config.workload)
+            nearness = sum(alike) + (alike[0] and row.size == config.size)
+            name = " ".join(filter(None, (row.model, row.size))) + f", {row.workload}"
+            known = groups.setdefault((-nearness, name), {})
             known.setdefault(row.recipe_key, seen_of_row(row, options))
     return {name: tuple(known.values()) for (_, name), known in sorted(groups.items())}
 

@@ -57,7 +57,7 @@ CONTRACT = {
     "device_samples": ["time", *SAMPLE],
     "devices": ["device", "kind", "title", "last_time", *SAMPLE, "processes_json"],
     "history": [
-        *"recipe_key model family workload device outcome".split(),
+        *"recipe_key model family size workload device outcome".split(),
         *spread("speed", "memory", "accuracy"),
     ],
     "workers": "run_id pid attempt state heartbeat_at current_trial current_phase started_at".split(),

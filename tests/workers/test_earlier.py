@@ -1,0 +1,41 @@
+"""What a run process is told of earlier runs: its own family first, then others on its device, never itself."""
+
+import pytest
+
+from hybrid_core.config import HybridOptimizationConfig, RunConfig
+from hybrid_core.records import to_json
+from storage.connection import open_database
+from storage.ingest import drain
+from storage.runs import OpenRun, create_run, mark_running
+from tests.storage.sample_events import StepClock, make_config, make_run_events, make_subject, spool_events
+from workers.earlier import rows_for
+
+
+@pytest.fixture
+def told(tmp_path):
+    """Three finished runs: the same family, another family here, another family on a GPU."""
+    db = open_database(tmp_path / "history.duckdb", StepClock())
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    for seed, (model, family, device) in enumerate(
+        [("llama", "language", "cpu"), ("vit", "vision", "cpu"), ("convnet", "vision", "cuda:0")]
+    ):
+        run_id = create_run(
+            db, to_json(make_config(model, device)), to_json(make_subject(model, device)), family=family
+        )
+        mark_running(db, run_id, 1, 100 + seed, 1.0)
+        spool_events(spool, run_id, make_run_events(run_id, seed))
+    drain(db, spool)
+    run = OpenRun("mine", "queued", 0, {}, to_json(make_subject()), "language", 1.0, None)
+    yield lambda **options: rows_for(db, run, RunConfig("llama", options=HybridOptimizationConfig(**options)))
+    db.close()
+
+
+def test_the_own_family_comes_first_and_other_families_of_this_device_follow(told):
+    models = [row["model"] for row in told()["history"]]
+    assert models == sorted(models, key=["llama", "vit"].index)
+    assert set(models) == {"llama", "vit"}
+
+
+def test_nothing_is_told_of_history_when_a_run_is_not_to_use_it(told):
+    assert "history" not in told(enable_adaptive_hybrid=False)

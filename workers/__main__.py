@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from hybrid_core.config import OBJECTIVES, RunConfig
 from hybrid_core.errors import HubUnavailable, InvalidInput
-from hybrid_core.records import SEARCH_METHODS, RunState
+from hybrid_core.records import SEARCH_METHODS, SELECTION_METHODS, RunState
 from workers import conflict_commands, dashboard, export_command, model_commands, repeat_command, terminal
 from workers.client import Client, ensure_hub
 from workers.paths import data_paths
@@ -97,7 +97,7 @@ def _add_optimize(parser: argparse.ArgumentParser) -> None:
         help="what to try of a strategy, for example quantization=int8_dynamic,bfloat16 (semicolons between "
         "strategies; each one's usual settings)",
     )
-    parser.add_argument("--method", help="tournament, roulette, rank or rl: how parents are chosen (rl)")
+    parser.add_argument("--method", help=f"{', '.join(SELECTION_METHODS)}: how parents are chosen (rl)")
     parser.add_argument(
         "--search-method",
         help=f"{', '.join(SEARCH_METHODS)}: how recipes are proposed; --method has a say in the first two (adaptive)",

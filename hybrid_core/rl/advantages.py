@@ -1,8 +1,7 @@
-"""How much better an action was than expected: the estimators of GAE, VAPO and GRPO, each a pure function of tensors.
+"""How much better an action was than a critic expected: GAE and VAPO's length-adaptive lambda as pure functions.
 
-Time is the last dimension everywhere. Sources: GAE, Schulman et al. 2015 (arXiv 1506.02438) equation 16; group
-normalisation, GRPO (arXiv 2402.03300) with the noise floor that Dr. GRPO (arXiv 2503.20783) makes necessary: dividing
-by a spread that is pure timing noise would turn noise into a lesson; length-adaptive lambda, VAPO (arXiv 2504.05118).
+Time is the last dimension everywhere. Sources: GAE, Schulman et al. 2015 (arXiv 1506.02438) equation 16;
+length-adaptive lambda, VAPO (arXiv 2504.05118). Advantages without a critic, relative to a group, are in grpo.py.
 """
 
 from __future__ import annotations
@@ -68,20 +67,6 @@ def length_adaptive_lambda(length: int, alpha: float) -> float:
     if length < 1:
         raise InvalidInput(f"length={length} is not allowed; an episode has at least one step")
     return min(1.0, max(0.0, 1.0 - 1.0 / (alpha * length)))
-
-
-def group_advantages(scores: Tensor, noise_floor: float) -> Tensor:
-    """`(score - mean) / max(sample sd, noise_floor)` over the last dimension, the group.
-
-    Raises:
-        InvalidInput: a group of one (its advantage would be the raw score), or a floor that is not positive.
-    """
-    if scores.shape[-1] < 2:
-        raise InvalidInput("a group of one episode has no relative advantage; use groups of two or more")
-    if not noise_floor > 0:
-        raise InvalidInput(f"noise_floor={noise_floor!r} is not allowed; give the measured noise, above 0")
-    centred = scores - scores.mean(dim=-1, keepdim=True)
-    return centred / scores.std(dim=-1, keepdim=True).clamp_min(noise_floor)
 
 
 def whiten(advantages: Tensor, noise_floor: float) -> Tensor:

@@ -19,10 +19,16 @@ LOG_RATIO_LIMIT = 20.0
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """The loss to minimise and the share of decisions whose gradient the clip removed."""
+    """The loss to minimise and the shares of decisions whose gradient the upper and the lower bound removed."""
 
     loss: Tensor
-    clip_fraction: float
+    clip_high: float
+    clip_low: float
+
+    @property
+    def clip_fraction(self) -> float:
+        """The share of decisions whose gradient the clip removed."""
+        return self.clip_high + self.clip_low
 
 
 def clipped_policy_loss(
@@ -32,7 +38,19 @@ def clipped_policy_loss(
     ratio = (log_probs - old_log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
     free = -advantages * ratio
     held = -advantages * ratio.clamp(1.0 - epsilon_low, 1.0 + epsilon_high)
-    return PolicyLoss(torch.maximum(free, held).mean(), float((held > free).float().mean()))
+    removed = held > free
+    high, low = (float((removed & side).float().mean()) for side in (ratio > 1.0, ratio < 1.0))
+    return PolicyLoss(torch.maximum(free, held).mean(), high, low)
+
+
+def approximate_kl(log_probs: Tensor, old_log_probs: Tensor) -> float:
+    """Estimate of KL(old, new) from actions the old policy drew: the mean of `r - 1 - log r`, r = new / old.
+
+    Unbiased, never negative, and of small variance while the policies are close (Schulman 2020, "Approximating KL
+    divergence", estimator k3).
+    """
+    log_ratio = (log_probs - old_log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    return float((log_ratio.exp() - 1.0 - log_ratio).mean())
 
 
 def value_loss(values: Tensor, returns: Tensor) -> Tensor:

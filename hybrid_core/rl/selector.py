@@ -16,8 +16,10 @@ import torch
 from hybrid_core.config import HybridOptimizationConfig
 from hybrid_core.errors import InvalidInput
 from hybrid_core.records import STRATEGY_NAMES, Estimate, Recipe
-from hybrid_core.rl.environment import OptimizationEnvironment, slots_of
-from hybrid_core.rl.optimizer import GROUP_SIZE, HybridRLOptimizer
+from hybrid_core.rl.game import RecipeGame
+from hybrid_core.rl.optimizer import HybridRLOptimizer
+from hybrid_core.rl.report import learning_report, untrained_report
+from hybrid_core.rl.tree import slots_of
 
 MINIMUM_MEASURED = 4
 DEFAULT_NOISE = 0.01
@@ -61,12 +63,12 @@ class RLSelector:
         if count < 1:
             raise InvalidInput(f"count={count} is not allowed; choose at least one candidate")
         usable = _usable(scored)
-        if len(usable) < MINIMUM_MEASURED or len({k for k in usable}) < 2:
+        if len(usable) < MINIMUM_MEASURED:
             return self._fittest(scored, usable, count)
         learner = self.fit(scored)
         ranked = self.rank(learner, [scored[i].recipe for i in usable.values()])
         indices = [list(usable.values())[i] for i in ranked[:count]]
-        return indices, self._details(learner, len(usable))
+        return indices, learning_report(learner, f"policy trained on {len(usable)} measured candidates")
 
     def fit(self, scored: Sequence[Scored]) -> HybridRLOptimizer:
         """A learner trained on these candidates."""
@@ -91,43 +93,16 @@ class RLSelector:
         reason = (
             f"only {len(usable)} working candidates, and learning needs {MINIMUM_MEASURED}; took the fittest instead"
         )
-        return order[:count], {"trained": False, "reason": reason, **self._switches()}
-
-    def _details(self, learner: HybridRLOptimizer, measured: int) -> dict[str, Any]:
-        metrics = learner.performance_metrics
-        history = learner.episode_history
-        return {
-            "trained": True,
-            "reason": f"policy trained on {measured} measured candidates",
-            "groups": len(history),
-            "episodes": len(history) * GROUP_SIZE,
-            "kept_groups": sum(h["kept"] for h in history),
-            "threshold_moves": learner.sampling.threshold_moves,
-            "returns": [round(h["mean"], 6) for h in history],
-            "updates": len(metrics["policy_loss"]),
-            "clip_fraction": _mean(metrics["clip_fraction"]),
-            "policy_loss": [round(v, 6) for v in metrics["policy_loss"]],
-            "value_loss": [round(v, 6) for v in metrics["value_loss"]],
-            "entropy": [round(v, 6) for v in metrics["entropy"]],
-            "policy_lambda": learner.policy_lambda,
-            "value_pretraining": {k: v if math.isfinite(v) else None for k, v in learner.value_pretraining.items()},
-            "zones": learner.zones.counts if learner.zones else {},
-            **self._switches(),
-        }
-
-    def _switches(self) -> dict[str, bool]:
-        return {name: getattr(self.options, name) for name in ("enable_dapo", "enable_vapo", "enable_orz")}
+        return order[:count], untrained_report(self.options, reason)
 
 
-def environment_of(
-    scored: Sequence[Scored], options: HybridOptimizationConfig, seed: int = 0
-) -> OptimizationEnvironment:
+def environment_of(scored: Sequence[Scored], options: HybridOptimizationConfig, seed: int = 0) -> RecipeGame:
     """The game over the strategies and settings that occur among the candidates, paid by their measured fitness."""
     usable = _usable(scored)
     failed = {c.recipe.key for c in scored if not c.ok} - set(usable)
     slots = slots_of([c.recipe for c in scored], STRATEGY_NAMES)
     planned = max(1, options.num_candidates * options.max_iterations)
-    return OptimizationEnvironment(
+    return RecipeGame(
         slots,
         {key: fitness_value(scored[i].fitness) for key, i in usable.items()},
         failed=failed,
@@ -168,7 +143,3 @@ def _log_probability(learner: HybridRLOptimizer, recipe: Recipe) -> float:
     except InvalidInput:
         # Fewer steps than slots (rl_max_steps_per_episode): the policy cannot build this recipe.
         return -math.inf
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

@@ -9,6 +9,7 @@ once measured.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,27 @@ from hybrid_core.records import Recipe
 
 ENSEMBLE_SIZE = 12
 RIDGE = 0.1
+
+
+class Surrogate(Protocol):
+    """Anything that says what a recipe is probably worth over the baseline."""
+
+    def predict(self, recipe: Recipe) -> tuple[float, float]:
+        """Mean and standard deviation."""
+        ...
+
+
+class Predictions:
+    """A surrogate whose answers were computed elsewhere, all at once: recipe key -> (mean, sd)."""
+
+    def __init__(self, answers: Mapping[str, tuple[float, float]]) -> None:
+        self._answers = answers
+
+    def predict(self, recipe: Recipe) -> tuple[float, float]:
+        """The answer for this recipe; a recipe without one is refused."""
+        if recipe.key not in self._answers:
+            raise InvalidInput(f"recipe {recipe.key!r:.120} has no prediction; give one for every legal recipe")
+        return self._answers[recipe.key]
 
 
 class RidgeEnsemble:

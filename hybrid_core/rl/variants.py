@@ -1,7 +1,7 @@
 """What a combination of the three switches is called, in events and on pages; standard library only.
 
-The switches add up: without any of them a group's mean is the only yardstick, which is GRPO. Names are the literature's;
-what each of them does here, and where the document's expansion of the name differs, stands in the file of that name.
+The switches add up: without any of them a group's mean is the only yardstick, which is GRPO. Names are the
+literature's; what each does here, and where the document's expansion of the name differs, stands in its own file.
 """
 
 from __future__ import annotations
@@ -23,5 +23,5 @@ def variant_name(options: HybridOptimizationConfig) -> str:
 
 
 def uses_critic(options: HybridOptimizationConfig) -> bool:
-    """True when a value network takes part: VAPO's pretrained one, or the plain one that shaping needs to act at all."""
+    """True when a value network takes part: VAPO's pretrained one, or the plain one that shaping needs to act."""
     return options.enable_vapo or options.enable_orz

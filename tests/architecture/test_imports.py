@@ -35,7 +35,9 @@ ALLOWED = {
     # Other runtimes are optional and large: imported inside functions, absent = unavailable with a reason.
     "hybrid_core.strategies.runtimes": (*CONTRACT, *SCIENCE, "hybrid_core.strategies", *RUNTIMES),
     "hybrid_core.measurement": (*CONTRACT, *SCIENCE, ALLOCATED),
+    # gymnasium only for the class that offers its interface; the learner plays the same game without it.
     "hybrid_core.rl": (*CONTRACT, *SCIENCE),
+    "hybrid_core.rl.environment": (*CONTRACT, *SCIENCE, "hybrid_core.rl", "gymnasium"),
     "hybrid_core": ("hybrid_core", *SCIENCE),
     "storage": ("duckdb", "pyarrow", *CONTRACT),
     "workers": ("hybrid_core", "storage", "apscheduler", "pyarrow", "psutil", "pynvml", "tqdm"),

@@ -12,7 +12,6 @@ from hybrid_core.rl.advantages import (
     alpha_for,
     compute_gae,
     discounted_returns,
-    group_advantages,
     length_adaptive_lambda,
     whiten,
 )
@@ -96,30 +95,6 @@ def test_lambda_one_stays_one_and_lambda_zero_stays_in_range():
 def test_an_episode_without_steps_is_refused():
     with pytest.raises(InvalidInput, match="length=0"):
         length_adaptive_lambda(0, 1.0)
-
-
-def test_group_advantages_are_standard_scores_with_the_sample_deviation():
-    scores = torch.tensor([1.0, 2.0, 4.0, 9.0], dtype=torch.float64)
-    expected = (scores.numpy() - 4.0) / scores.numpy().std(ddof=1)
-    torch.testing.assert_close(group_advantages(scores, 1e-6), torch.from_numpy(expected))
-
-
-def test_a_spread_below_the_noise_is_not_blown_up_to_a_lesson():
-    scores = 1.0 + 0.003 * torch.tensor([-1.0, 0.0, 1.0])
-    assert group_advantages(scores, noise_floor=0.02).abs().max() == pytest.approx(0.15, rel=1e-3)
-    assert group_advantages(scores, noise_floor=1e-9).abs().max() > 0.9
-    assert group_advantages(torch.ones(4), noise_floor=0.02).abs().max() == 0.0
-
-
-def test_a_group_of_one_is_refused():
-    with pytest.raises(InvalidInput, match="group of one"):
-        group_advantages(torch.ones(1), 0.01)
-
-
-@pytest.mark.parametrize("floor", [0.0, -1.0, float("nan")])
-def test_a_noise_floor_that_is_not_positive_is_refused(floor):
-    with pytest.raises(InvalidInput, match="noise_floor"):
-        group_advantages(torch.ones(3), floor)
 
 
 def test_whitened_advantages_have_mean_zero_and_unit_spread():

@@ -9,8 +9,9 @@ import torch
 
 from hybrid_core.errors import InvalidInput
 from hybrid_core.records import Recipe
-from hybrid_core.rl.environment import OptimizationEnvironment, Slot, slots_of
+from hybrid_core.rl.environment import OptimizationEnvironment
 from hybrid_core.rl.surrogate import RidgeEnsemble, failure_score
+from hybrid_core.rl.tree import Slot, slots_of
 
 SLOTS = (Slot("kernel_fusion", ("fold",)), Slot("quantization", ("bfloat16", "int8_dynamic")))
 SCORES = {"baseline": 1.0, "kernel_fusion=fold": 1.2, "quantization=bfloat16": 0.7, "quantization=int8_dynamic": 1.1}
@@ -113,7 +114,7 @@ def test_the_context_of_a_state_is_best_so_far_budget_and_progress():
 def test_fewer_steps_than_slots_leave_the_rest_off():
     environment = make(max_steps=1)
     environment.reset()
-    _, reward, done = environment.step(1)
+    _, reward, done, _, _ = environment.step(1)
     assert done and reward == pytest.approx(0.2)
     with pytest.raises(InvalidInput, match="do not reach"):
         environment.choices_of(Recipe.from_dict({"quantization": "bfloat16"}))

@@ -10,8 +10,10 @@ import torch
 from hybrid_core.config import HybridOptimizationConfig
 from hybrid_core.errors import InvalidInput
 from hybrid_core.rl import advantages
-from hybrid_core.rl.environment import OptimizationEnvironment, Slot
-from hybrid_core.rl.optimizer import EPOCHS_PER_UPDATE, GROUP_SIZE, HybridRLOptimizer
+from hybrid_core.rl.game import RecipeGame
+from hybrid_core.rl.optimizer import GROUP_SIZE, HybridRLOptimizer
+from hybrid_core.rl.tree import Slot
+from hybrid_core.rl.updates import EPOCHS_PER_UPDATE
 
 SLOTS = (
     Slot("kernel_fusion", ("fold",)),
@@ -31,7 +33,7 @@ BEST = (1, 0, 1)
 
 def learner(seed: int = 0, **options) -> HybridRLOptimizer:
     options = {"rl_max_episodes": 40, "rl_hidden_dim": 32, "rl_learning_rate": 2e-3} | options
-    return HybridRLOptimizer(HybridOptimizationConfig(**options), OptimizationEnvironment(SLOTS, SCORES), seed=seed)
+    return HybridRLOptimizer(HybridOptimizationConfig(**options), RecipeGame(SLOTS, SCORES), seed=seed)
 
 
 def weights(module: torch.nn.Module) -> torch.Tensor:
@@ -91,22 +93,23 @@ def test_dapo_drops_groups_and_without_it_every_group_trains():
 
 def test_without_dapo_the_clip_is_symmetric(monkeypatch):
     seen = []
-    from hybrid_core.rl import optimizer
+    from hybrid_core.rl import updates
 
-    real = optimizer.clipped_policy_loss
+    real = updates.clipped_policy_loss
 
     def spy(log_probs, old, adv, low, high):
         seen.append((low, high))
         return real(log_probs, old, adv, low, high)
 
-    monkeypatch.setattr(optimizer, "clipped_policy_loss", spy)
+    monkeypatch.setattr(updates, "clipped_policy_loss", spy)
     for options in ({}, {"enable_dapo": False}):
         learner(rl_epsilon_low=0.15, rl_epsilon_high=0.4, rl_max_episodes=12, **options).train_rl_optimizer()
     assert set(seen) == {(0.15, 0.4), (0.15, 0.15)}
 
 
-def test_vapo_trains_the_critic_and_without_it_the_critic_stays_as_it_was():
-    on, off = learner(), learner(enable_vapo=False)
+def test_vapo_trains_the_critic_and_without_vapo_and_orz_it_stays_as_it_was():
+    """Shaping acts through a critic only, so ORZ alone brings one too: switching VAPO off is not enough any more."""
+    on, off = learner(), learner(enable_vapo=False, enable_orz=False)
     start = weights(off.value)
     assert torch.equal(start, weights(on.value))
     on.train_rl_optimizer()
@@ -117,6 +120,17 @@ def test_vapo_trains_the_critic_and_without_it_the_critic_stays_as_it_was():
     assert off.value_pretraining == {} and off.performance_metrics["value_loss"] == []
     # Without a critic the policy is still trained: the original trained nothing at all then.
     assert off.performance_metrics["policy_loss"]
+
+
+def test_orz_without_vapo_has_the_plain_critic_of_ppo():
+    agent = learner(enable_vapo=False)
+    start = weights(agent.value)
+    agent.train_rl_optimizer(num_episodes=0)
+    # Not pretrained, and lambda as it was given instead of adapted to the length.
+    assert agent.value_pretraining == {} and torch.equal(start, weights(agent.value))
+    assert agent.policy_lambda == agent.config.rl_lambda
+    agent.train_rl_optimizer()
+    assert not torch.equal(start, weights(agent.value)) and agent.performance_metrics["value_loss"]
 
 
 def test_the_critic_is_pretrained_before_the_policy_moves():
@@ -162,9 +176,7 @@ def test_reward_zoning_depends_on_state_and_action_and_is_zero_when_off():
 
 
 def test_selected_actions_follow_the_policy_and_the_mask():
-    environment = OptimizationEnvironment(
-        SLOTS, SCORES, is_legal=lambda recipe: "quantization" not in recipe.strategies
-    )
+    environment = RecipeGame(SLOTS, SCORES, is_legal=lambda recipe: "quantization" not in recipe.strategies)
     agent = HybridRLOptimizer(HybridOptimizationConfig(rl_hidden_dim=16), environment, seed=1)
     state = environment.observe((1,))
     assert {agent.select_optimization_strategy(state) for _ in range(50)} == {0}
@@ -182,9 +194,10 @@ def test_log_probabilities_of_all_recipes_sum_to_one():
 def test_rollouts_earn_what_their_recipes_earn():
     agent = learner()
     group = agent.roll_out()
-    assert len(group.paths) == GROUP_SIZE
-    assert group.scores == pytest.approx([agent.env.reward(path) for path in group.paths])
-    for episode, path in enumerate(group.paths):
+    paths = [agent.env.paths[state] for state in group.finals.tolist()]
+    assert len(paths) == GROUP_SIZE
+    assert group.scores == pytest.approx([agent.env.reward(path) for path in paths])
+    for episode, path in enumerate(paths):
         assert group.log_probs[episode].sum().item() == pytest.approx(agent.log_probability(path), abs=1e-5)
 
 

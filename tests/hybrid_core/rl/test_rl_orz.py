@@ -8,22 +8,24 @@ import random
 import pytest
 import torch
 
-from hybrid_core.rl.advantages import compute_gae, group_advantages
-from hybrid_core.rl.environment import OptimizationEnvironment, Slot
+from hybrid_core.rl.advantages import compute_gae
+from hybrid_core.rl.game import RecipeGame
+from hybrid_core.rl.grpo import group_advantages
 from hybrid_core.rl.orz import RewardZones, shaping
+from hybrid_core.rl.tree import Slot
 
 SLOTS = tuple(Slot(name, settings) for name, settings in [("a", ("1",)), ("b", ("1", "2")), ("c", ("1",))])
 GAMMA = 0.9
 
 
 @pytest.fixture
-def environment() -> OptimizationEnvironment:
+def environment() -> RecipeGame:
     """Every recipe measured with a random score: no structure that could help or hide."""
     rng = random.Random(5)
     keys = ["baseline"]
     for chosen in itertools.product(["", "a=1"], ["", "b=1", "b=2"], ["", "c=1"]):
         keys += ["+".join(part for part in chosen if part)] if any(chosen) else []
-    return OptimizationEnvironment(SLOTS, {key: rng.gauss(1.0, 0.3) for key in keys})
+    return RecipeGame(SLOTS, {key: rng.gauss(1.0, 0.3) for key in keys})
 
 
 def bonuses(potential, path, gamma=GAMMA):
@@ -114,7 +116,7 @@ def test_shaping_is_the_same_as_starting_the_critic_at_the_potential(environment
 
 def test_zones_order_their_potentials_and_unknown_sits_at_the_mean(environment):
     zones = RewardZones(environment)
-    level = {zone: zones._level[zone] for zone in zones.counts}
+    level = zones.levels
     assert level["good"] > level["neutral"] > level["bad"]
     assert level["bad"] < level["unknown"] < level["good"]
     assert sum(zones.counts.values()) == len(environment.partial_paths())
@@ -122,7 +124,9 @@ def test_zones_order_their_potentials_and_unknown_sits_at_the_mean(environment):
 
 def test_a_state_whose_best_completion_is_a_guess_is_unknown_and_sits_at_the_mean(environment, monkeypatch):
     best = max(environment.finished_paths(), key=environment.reward)
-    monkeypatch.setattr(environment, "doubt", lambda path: 99.0 if path == best else 0.0)
+    doubts = torch.zeros_like(environment.doubts)
+    doubts[environment.state(best)] = 99.0
+    monkeypatch.setattr(environment, "doubts", doubts)
     zones = RewardZones(environment)
     unknown = {path for path, zone in zones.zone_of.items() if zone == "unknown"}
     assert unknown == {best[:length] for length in range(len(best) + 1)}

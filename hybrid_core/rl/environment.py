@@ -30,7 +30,7 @@ class SlotActions(spaces.Discrete):
         super().__init__(game.action_dim)
         self._game = game
 
-    def sample(self, mask: NDArray[np.int8] | None = None, probability: NDArray[np.float64] | None = None) -> np.int64:
+    def sample(self, mask: Any = None, probability: Any = None) -> np.int64:
         """One allowed action, each equally likely unless `probability` says otherwise."""
         if mask is None and probability is None:
             mask = self._game.action_mask()
@@ -61,7 +61,7 @@ class OptimizationEnvironment(RecipeGame, gymnasium.Env[Observation, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start a new recipe: the state with every slot undecided. There are no options, and the seed changes nothing."""
+        """Start a new recipe: the state with every slot undecided. No options, and the seed changes nothing."""
         gymnasium.Env.reset(self, seed=seed, options=options)
         self.choices = ()
         return self._observation(), self._info()

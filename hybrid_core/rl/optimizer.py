@@ -74,6 +74,7 @@ class HybridRLOptimizer:
         adam = partial(torch.optim.Adam, fused=True)
         self.optimizer_policy = adam(self.policy.parameters(), lr=config.rl_learning_rate)
         self.optimizer_value = adam(self.value.parameters(), lr=config.rl_value_learning_rate)
+        self._widths = (environment.state_dim, environment.action_dim)
         self._learners = Learners(self.policy, self.value, self.optimizer_policy, self.optimizer_value)
         self.continue_on(environment)
 
@@ -83,12 +84,10 @@ class HybridRLOptimizer:
         Raises:
             InvalidInput: its states or actions have another width than the networks.
         """
-        wanted = (self.policy.body[0].in_features, self.policy.body[-1].out_features)
-        if (environment.state_dim, environment.action_dim) != wanted:
-            seen = (environment.state_dim, environment.action_dim)
-            raise InvalidInput(
-                f"the game has (state, action) widths {seen}, the networks {wanted}; build a new learner"
-            )
+        widths = (environment.state_dim, environment.action_dim)
+        if widths != self._widths:
+            told = f"the game has (state, action) widths {widths}, the networks {self._widths}"
+            raise InvalidInput(f"{told}; play a game of the same slots and features or build a new learner")
         config = self.config
         self.env = environment
         self.zones = RewardZones(environment) if config.enable_orz else None

@@ -4,13 +4,13 @@ from typing import Any
 
 import streamlit as st
 
-from pages.components import learned, learning_parts
+from pages.components import learned, learning_parts, proposed, training_parts
 from pages.components.again import repeats
 from pages.components.cards import TERMINAL, refresh_s
 from pages.components.events import fetch_told
 from pages.components.format import plain
 from pages.components.hub import find_run, query
-from pages.components.methods import RECOMBINING, method_title, search_method_of, search_title
+from pages.components.methods import RECOMBINING, method_title, options_of, search_method_of, search_title
 from pages.components.states import come_in_through_app, empty, guard, run_from_address, state_badge, unknown_run
 from pages.components.tables import subject_text
 
@@ -18,8 +18,11 @@ from pages.components.tables import subject_text
 def how(run: dict[str, Any]) -> None:
     """The way to search in a sentence, and the run's other pages."""
     search = search_method_of(run)
-    parents = f", parents by **{plain(method_title(run.get('method')))}**" if search in RECOMBINING else ""
-    st.markdown(f"Searched by **{plain(search_title(search))}**{parents}.")
+    said = f"Searched by **{plain(search_title(search))}**"
+    if search in RECOMBINING:
+        by = plain(method_title(run.get("method")))
+        said += f", with **{by}** among its proposers" if search == "adaptive" else f", parents by **{by}**"
+    st.markdown(f"{said}.")
     with st.container(horizontal=True):
         here = {"run": str(run["run_id"])}
         st.page_link("pages/live.py", label="Live", icon=":material/monitoring:", query_params=here)
@@ -32,6 +35,9 @@ def nothing_yet(run: dict[str, Any]) -> None:
     if repeats(run):
         said = "This run measures one candidate again. Nothing is searched, so there is nothing to learn."
         empty(said, "pages/run.py", "See the result", run=run["run_id"])
+    elif not options_of(run).get("enable_candidate_selection", True):
+        said = "Choosing is switched off in this run: everything proposed was measured once, so nothing was learned."
+        empty(said, "pages/live.py", "See what was measured", run=run["run_id"])
     elif run["state"] in TERMINAL:
         said = "This run ended before the search had anything to choose from; a larger budget reaches it."
         empty(said, "pages/optimize.py", "Start another run", model=run["model"])
@@ -52,15 +58,15 @@ def body(run_id: str, was_over: bool) -> None:
         events, trials = fetch_told(run_id, learned.KINDS), query("trials", run_id=run_id)
 
         baseline = run.get("baseline_fitness")
-        proposals = learned.proposals_of(events, trials, baseline)
+        proposals = proposed.proposals_of(events, trials, baseline)
         trainings, gates = learned.trainings_of(events), learned.gates_of(events)
         if not events:
             nothing_yet(run)
             return
         if proposals:
-            accounts = learned.accounts_of(proposals, trials, baseline)
+            accounts = proposed.accounts_of(proposals, trials, baseline)
             learning_parts.proposals_part(proposals, accounts)
-        learning_parts.training_part(trainings, gates, str(run["model"]))
+        training_parts.training_part(trainings, gates, str(run["model"]))
         learning_parts.selection_part(learned.selections_of(events))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import streamlit as st
 
 from pages.components import charts
+from pages.components.again import repeats
 from pages.components.cards import TERMINAL, cancel_button, progress_bar, refresh_s, verdict_sentence
 from pages.components.events import event_lines, fetch_events
 from pages.components.format import ago, bytes_text, clock, is_number, percent, plain, recipe_text, sentence
@@ -92,6 +93,9 @@ else:
         state_badge(run["state"])
         started = f", started at {clock(run['started_at'])}" if run.get("started_at") else ""
         st.markdown(f"**{subject_text(run)}**{started}", width="content")
+        if not repeats(run):
+            here = {"run": run_id}
+            st.page_link("pages/learning.py", label="How it is searched", icon=":material/school:", query_params=here)
         if not is_over:
             cancel_button(run)
     if is_over:

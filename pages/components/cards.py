@@ -80,6 +80,7 @@ def run_card(run: Row) -> None:
             st.markdown(f"Best so far: {best}, fitness {fitness}")
         with st.container(horizontal=True, vertical_alignment="center"):
             st.page_link("pages/live.py", label="Watch", icon=":material/monitoring:", query_params=_run(run))
+            st.page_link("pages/learning.py", label="Learning", icon=":material/school:", query_params=_run(run))
             cancel_button(run)
 
 

@@ -28,10 +28,12 @@ from pages.components.format import (
 )
 from pages.components.hub import query
 from pages.components.meanings import MEMORY_RATIO
+from pages.components.methods import RECOMBINING, method_title, search_method_of, search_title
 from pages.components.quality_figures import quality_figures, rows_used
 from pages.components.states import asked_for
 
 Row = Mapping[str, Any]
+MOST_DRAWS = 6
 
 
 def winner(run: Row, result: Row, trials: Sequence[Row]) -> None:
@@ -93,7 +95,8 @@ def search(run: Row, result: Row) -> None:
         if result.get("stop_reason"):
             st.markdown(f"Why it stopped: {sentence(result['stop_reason'], 500)}")
         facts = {
-            "Selection": run.get("method"),
+            "Search method": search_title(search_method_of(run)),
+            "Selection": method_title(run.get("method")) if search_method_of(run) in RECOMBINING else None,
             "Iterations": result.get("iterations"),
             "A/A noise floor": percent(result.get("noise_floor"), digits=2),
             "Trials": f"{run.get('trials')}, of which {run.get('trials_failed')} failed",
@@ -101,7 +104,11 @@ def search(run: Row, result: Row) -> None:
         st.table({name: plain(value) for name, value in facts.items() if value is not None}, border="horizontal")
         events = fetch_kinds(run["run_id"], ("starting_points", "survey", "selection", "skipped"))
         _begun([e["data"] for e in events if e["kind"] in ("starting_points", "survey")])
-        _choices([e["data"] for e in events if e["kind"] == "selection"])
+        _choices([e["data"] for e in events if e["kind"] == "selection"], search_method_of(run) == "selection")
+        st.page_link(
+            "pages/learning.py", label="Who proposed what, and what was learned", icon=":material/school:",
+            query_params={"run": str(run["run_id"])},
+        )  # fmt: skip
         _not_tried([e["data"] for e in events if e["kind"] == "skipped"])
         st.markdown("The configuration, ready to submit again:")
         st.json(run.get("config") or {}, expanded=False)
@@ -118,19 +125,19 @@ def _begun(told: Sequence[Row]) -> None:
             st.markdown(asked + (f" {sentence(problem)}" if problem else ""))
 
 
-def _choices(selections: Sequence[Row]) -> None:
-    """Which parents were chosen in each iteration, and for reinforcement learning what the policy learned from."""
-    if not selections:
+def _choices(selections: Sequence[Row], is_awaited: bool) -> None:
+    """Which parents were chosen last; their chances and what a policy learned stand on the learning page."""
+    if not selections and is_awaited:
         st.caption(
             "The search ended before the selection method had anything to choose from; a larger budget reaches it."
         )
-    for data in selections:
+    if len(selections) > MOST_DRAWS:
+        st.caption(f"The last {MOST_DRAWS} of {len(selections)} draws of parents:")
+    for data in selections[-MOST_DRAWS:]:
         parents = ", ".join(recipe_text(key) for key in data.get("parents") or []) or "none"
-        told = data.get("details") or {}
-        reason = f" ({plain(told['reason'], 300)})" if told.get("reason") else ""
-        st.markdown(f"Iteration {plain(data.get('iteration'))}: parents {plain(parents, 500)}{reason}.")
-        if told:
-            st.json(told, expanded=False)
+        reason = (data.get("details") or {}).get("reason")
+        why = f" ({plain(reason, 300)})" if reason else ""
+        st.markdown(f"Iteration {plain(data.get('iteration'))}: parents {plain(parents, 500)}{why}.")
 
 
 def _not_tried(skips: Sequence[Row]) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
 
-from pages.components.format import clock, duration, is_number, outcome_text, plain, recipe_text
+from pages.components.format import TIMES, clock, duration, is_number, outcome_text, plain, recipe_text, sentence
 from pages.components.hub import query
+from pages.components.learned import gate_of
+from pages.components.methods import method_title
 
 KEPT = 60
 STEP = 500
@@ -63,7 +66,21 @@ def event_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Markdown-safe lines, the latest first."""
     if not rows:
         return ["Nothing has happened yet."]
-    return [f"`{clock(r.get('time'))[11:19]}` {_told(r)}" for r in reversed(rows)]
+    lines, gate = [], ""
+    for row in rows:
+        when = f"`{clock(row.get('time'))[11:19]}`"
+        lines.append(f"{when} {_told(row)}")
+        said = gate_of(row.get("data")) or {}
+        # The gate is asked before each training; only a change of its mind is news.
+        if said and said["sentence"] != gate:
+            gate = said["sentence"]
+            lines.append(f"{when} {_gate_told(said)}")
+    return lines[::-1]
+
+
+def _gate_told(gate: Mapping[str, Any]) -> str:
+    said = sentence(gate["sentence"], 600)
+    return f"Reinforcement learning stepped back: {said}" if gate.get("passed") is False else said
 
 
 def _told(row: Mapping[str, Any]) -> str:
@@ -84,7 +101,10 @@ def _told(row: Mapping[str, Any]) -> str:
     if kind == "skipped":
         return f"Skipped {recipe}: {plain(data.get('reason'))}"
     if kind == "selection":
-        return f"Iteration {plain(data.get('iteration'))}: {plain(data.get('method'))} chose the next parents"
+        method = plain(method_title(data.get("method")))
+        return f"Iteration {plain(data.get('iteration'))}: {method} chose the next parents"
+    if kind == "proposals":
+        return f"Iteration {plain(data.get('iteration'))}: {plain(data.get('sentence'), 600)}{_predicted(data)}"
     if kind == "survey":
         refused, problem = data.get("unsupported"), data.get("problem")
         count = len(refused) if isinstance(refused, Mapping) else 0
@@ -97,6 +117,16 @@ def _told(row: Mapping[str, Any]) -> str:
     if kind == "run_finished":
         return f"Run {plain(data.get('state'))}. {plain(data.get('cause'))}"
     return plain(kind.replace("_", " ").capitalize())
+
+
+def _predicted(data: Mapping[str, Any]) -> str:
+    """The prediction behind a proposal of one recipe; several have theirs on the learning page."""
+    entries = data.get("proposals")
+    entry = entries[0] if isinstance(entries, list) and len(entries) == 1 else {}
+    mean = entry.get("predicted") if isinstance(entry, Mapping) else None
+    if not is_number(mean) or abs(mean) > 50:
+        return ""
+    return plain(f", predicted fitness {math.exp(mean):.3f}{TIMES} the baseline's")
 
 
 def _key(data: Mapping[str, Any]) -> Any:

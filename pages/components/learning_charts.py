@@ -13,10 +13,21 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from pages.components.chart_frame import BASELINE, FADED, FAILED, MEASURED, PALE, baseline_line, blank, marker, thinned
+from pages.components.chart_frame import (
+    BASELINE,
+    FADED,
+    FAILED,
+    MAX_POINTS,
+    MEASURED,
+    PALE,
+    baseline_line,
+    blank,
+    marker,
+    thinned,
+)
 from pages.components.format import chart_text, is_number, outcome_text, percent, ratio, recipe_text
-from pages.components.learned import Proposal
 from pages.components.methods import search_title
+from pages.components.proposed import Proposal
 
 Row = Mapping[str, Any]
 MARKS = ("circle", "square", "diamond", "triangle-up", "star", "hexagon", "pentagon", "triangle-down")
@@ -87,36 +98,36 @@ def foretold(proposals: Sequence[Proposal]) -> go.Figure:
     return figure
 
 
-def curve(values: Sequence[Any], title: str, unit: str, x_title: str, *, baseline: float | None = None) -> go.Figure:
-    """One quantity over training groups or updates; gaps where it is unknown."""
-    shown, note = thinned(list(enumerate(values, 1)))
-    figure = blank(x_title, f"{title} ({unit})", f"curve_{title}", note)
-    _small(figure)
+def curves(
+    series: Mapping[str, Sequence[Any]], title: str, unit: str, x_title: str, xs: Sequence[Any] = (),
+    baseline: float | None = None,
+) -> go.Figure:  # fmt: skip
+    """One quantity over a training, the first series in full colour; gaps where it is unknown. `xs` count from 1."""
+    figure = blank(x_title, f"{title} ({unit})", f"curve_{title}")
+    figure.update_layout(height=230, showlegend=len(series) > 1)
     if baseline is not None:
         baseline_line(figure, y=baseline)
-    figure.add_trace(_line(shown, title, unit, MEASURED, 1.8))
+    looks = ((MEASURED, 1.8, "solid"), (PALE, 1.5, "solid"), (MEASURED, 1.2, "dot"))
+    drawn = []
+    for (name, values), (colour, width, dash) in zip(series.items(), looks, strict=False):
+        places = xs if len(xs) == len(values) else range(1, len(values) + 1)
+        points, note = thinned(list(zip(places, values, strict=True)), MAX_POINTS // len(series))
+        if note:
+            figure.update_layout(title={"text": note, "font": {"size": 12}}, margin={"t": 34})
+        drawn.append(_line(points, name, unit, {"color": colour, "width": width, "dash": dash}))
+    # The first lies on top.
+    for trace in reversed(drawn):
+        figure.add_trace(trace)
+    figure.update_layout(legend={"traceorder": "reversed"})
     return figure
 
 
-def returns(mean: Sequence[Any], best: Sequence[Any], unit: str) -> go.Figure:
-    """What the recipes of each group were worth: their mean, and the best among them."""
-    shown, note = thinned(list(enumerate(mean, 1)))
-    figure = blank("training group (number)", f"return ({unit})", "returns", note)
-    _small(figure)
-    baseline_line(figure, y=0.0)
-    if best:
-        figure.add_trace(_line(thinned(list(enumerate(best, 1)))[0], "best of the group", unit, PALE, 1.4))
-    figure.add_trace(_line(shown, "mean of the group", unit, MEASURED, 1.8))
-    figure.update_layout(showlegend=bool(best))
-    return figure
-
-
-def accuracies(values: Sequence[Any], kept: Sequence[Any]) -> go.Figure:
+def accuracies(values: Sequence[Any], kept: Sequence[Any], x_title: str) -> go.Figure:
     """The share of each group's recipes that succeeded; groups that taught nothing are pale."""
-    known = [(n, v, not kept or bool(kept[n - 1])) for n, v in enumerate(values, 1) if is_number(v)]
+    known = [(n, v, len(kept) < n or bool(kept[n - 1])) for n, v in enumerate(values, 1) if is_number(v)]
     shown, note = thinned(known)
-    figure = blank("training group (number)", "succeeded (share of the group)", "accuracies", note)
-    _small(figure)
+    figure = blank(x_title, "succeeded (share of the group)", "accuracies", note)
+    figure.update_layout(height=230)
     for name, is_kept, colour, is_open in (("trained on", True, MEASURED, False), ("left out", False, PALE, True)):
         mine = [(n, v) for n, v, was_kept in shown if was_kept == is_kept]
         if mine:
@@ -124,8 +135,7 @@ def accuracies(values: Sequence[Any], kept: Sequence[Any]) -> go.Figure:
             look = marker("circle", colour, is_open=is_open, size=6)
             said = "group %{x}: %{y:.0%} succeeded<extra>" + name + "</extra>"
             figure.add_scatter(x=xs, y=ys, mode="markers", name=name, marker=look, hovertemplate=said)
-    figure.update_yaxes(range=[-0.04, 1.04], tickformat=".0%")
-    figure.update_layout(showlegend=True)
+    figure.update_yaxes(range=[-0.06, 1.06], tickformat=".0%")
     return figure
 
 
@@ -135,6 +145,8 @@ def policy(slot: str, probabilities: Mapping[str, Any]) -> go.Figure:
     even = 1 / len(rows) if rows else None
     colours = {name: BASELINE if name == "off" else MEASURED for name, _ in rows}
     figure = _bars(rows, colours, f"probability in {chart_text(slot, 60)} (%)", f"policy_{slot}")
+    # The same length everywhere, so that slots can be compared; beyond 100 is room for the figure at a bar's end.
+    figure.update_xaxes(range=[0, 114], tickvals=[0, 25, 50, 75, 100])
     if even:
         line = {"color": BASELINE, "width": 1.2, "dash": "dot"}
         figure.add_shape(type="line", x0=100 * even, x1=100 * even, y0=0, y1=1, yref="paper", line=line, name="even")
@@ -174,17 +186,12 @@ def _bars(
     return figure
 
 
-def _line(points: Sequence[tuple[int, Any]], name: str, unit: str, colour: str, width: float) -> go.Scatter:
-    known = [(n, v if is_number(v) else None) for n, v in points]
+def _line(points: Sequence[tuple[Any, Any]], name: str, unit: str, line: dict[str, Any]) -> go.Scatter:
     return go.Scatter(
-        x=[n for n, _ in known], y=[v for _, v in known], mode="lines" if len(known) > 1 else "markers", name=name,
-        line={"color": colour, "width": width}, marker={"color": colour},
-        hovertemplate="%{y:.4g} " + unit + ", number %{x}<extra>" + name + "</extra>",
+        x=[x for x, _ in points], y=[v if is_number(v) else None for _, v in points], name=name, line=line,
+        mode="lines" if len(points) > 1 else "markers", marker={"color": line["color"]},
+        hovertemplate="%{y:.4g} " + unit + ", at %{x}<extra>" + name + "</extra>",
     )  # fmt: skip
-
-
-def _small(figure: go.Figure) -> None:
-    figure.update_layout(height=230, showlegend=False)
 
 
 def _span(values: Sequence[Any]) -> tuple[float, float]:

@@ -37,10 +37,14 @@ HOW_THEY_RELATE = (
 )
 
 
+def options_of(run: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of the search that a run was started with."""
+    return (run.get("config") or {}).get("options") or {}
+
+
 def search_method_of(run: Mapping[str, Any]) -> str:
     """How a run proposed its recipes; before there was a choice all of them recombined what was selected."""
-    options = (run.get("config") or {}).get("options") or {}
-    return str(options.get("search_method") or "selection")
+    return str(options_of(run).get("search_method") or "selection")
 
 
 def method_title(name: Any) -> str:

@@ -52,6 +52,11 @@ class Prior:
         return fitted.predict(self._codes)[0]
 
     @property
+    def means(self) -> Array:
+        """What each earlier model alone predicts of every recipe, shape (names, recipes)."""
+        return self._means
+
+    @property
     def is_empty(self) -> bool:
         """True when no earlier model says anything, or none that ranks better than chance here."""
         return not len(self.names) or not self.weights.any()

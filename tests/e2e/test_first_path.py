@@ -91,6 +91,14 @@ def test_a_newcomer_optimizes_a_model_and_takes_the_recipe_home(
     assert "optimized is ready" in done.stdout
     assert str(recipe["recipe"]) in done.stdout or not recipe["recipe"]
 
+    # how it was searched: every candidate has a proposer, and the chart is really drawn
+    page.goto(f"{installation.address}/learning?run={run_id}")
+    expect(page.get_by_role("heading", name="Learning", exact=True)).to_be_visible()
+    expect(page.get_by_text("Searched by Adaptive")).to_be_visible()
+    expect(page.get_by_role("heading", name="Who proposed what, and what came of it")).to_be_visible()
+    expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible()
+    assert page.locator("[data-testid=stException]").count() == 0
+
     # one run in spite of two clicks, and nothing was fetched from elsewhere
     listed = [run for run in installation.runs() if run["model"] == "convnet"]
     assert [run["run_id"] for run in listed] == [run_id]
@@ -104,11 +112,13 @@ PAGES = (
     "optimize",
     "live",
     "run",
+    "learning",
     "leaderboard",
     "devices",
     "models",
     "models?model=no-such-model",
     "run?run=no-such-run",
+    "learning?run=no-such-run",
     "live?run=%3Cscript%3E",
     "optimize?model=%00&size=../",
 )

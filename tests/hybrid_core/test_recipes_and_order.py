@@ -216,3 +216,12 @@ def test_every_declared_setting_of_the_real_strategies_is_in_the_space_or_has_a_
             assert (name in space.by_key) + (name in space.unavailable) + (name in space.left_out) == 1
             assert {**space.unavailable, **space.left_out}.get(name, "reason").strip()
     assert all(recipes.check_recipe(recipe) == recipe for recipe in space.recipes)
+
+
+def test_no_legal_recipe_has_two_steps_of_one_stage_so_order_is_no_choice():
+    """Were there one, two orders would be legal, and the space would need a slot for the order."""
+    every = {strategy.name: tuple(setting.name for setting in strategy.settings) for strategy in registry.STRATEGIES}
+    stage = {(s.name, setting.name): setting.stage for s in registry.STRATEGIES for setting in s.settings}
+    for recipe in recipes.legal_recipes(tuple(every), every, 2):
+        stages = [stage[step.strategy, step.setting] for step in recipe.steps]
+        assert len(set(stages)) == len(stages), recipe.key

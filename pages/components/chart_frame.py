@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 MAX_POINTS = 5_000
 # Middle tones that stay legible on the light and on the dark background.
 BASELINE, MEASURED, FAILED, FADED = "#8A95A1", "#3E8FD0", "#C4665C", "rgba(138,149,161,0.45)"
-PALE = "rgba(62,143,208,0.35)"
+PALE = "rgba(62,143,208,0.42)"
 SPEED_AXIS = "speed (times the baseline)"
 MEMORY_AXIS = "memory efficiency (times the baseline)"
 FITNESS_AXIS = "fitness (weighted sum of ratios)"

@@ -58,6 +58,7 @@ TICKS = (
 # What a chart of bars shows at most; more would not be legible.
 MOST_BARS = 16
 BAR_PX = 24
+SMALL_PX = 250
 
 
 def foretold(proposals: Sequence[Proposal]) -> go.Figure:
@@ -104,7 +105,7 @@ def curves(
 ) -> go.Figure:  # fmt: skip
     """One quantity over a training, the first series in full colour; gaps where it is unknown. `xs` count from 1."""
     figure = blank(x_title, f"{title} ({unit})", f"curve_{title}")
-    figure.update_layout(height=230, showlegend=len(series) > 1)
+    figure.update_layout(height=SMALL_PX, showlegend=len(series) > 1)
     if baseline is not None:
         baseline_line(figure, y=baseline)
     looks = ((MEASURED, 1.8, "solid"), (PALE, 1.5, "solid"), (MEASURED, 1.2, "dot"))
@@ -127,7 +128,7 @@ def accuracies(values: Sequence[Any], kept: Sequence[Any], x_title: str) -> go.F
     known = [(n, v, len(kept) < n or bool(kept[n - 1])) for n, v in enumerate(values, 1) if is_number(v)]
     shown, note = thinned(known)
     figure = blank(x_title, "succeeded (share of the group)", "accuracies", note)
-    figure.update_layout(height=230)
+    figure.update_layout(height=SMALL_PX)
     for name, is_kept, colour, is_open in (("trained on", True, MEASURED, False), ("left out", False, PALE, True)):
         mine = [(n, v) for n, v, was_kept in shown if was_kept == is_kept]
         if mine:
@@ -149,7 +150,9 @@ def policy(slot: str, probabilities: Mapping[str, Any]) -> go.Figure:
     figure.update_xaxes(range=[0, 114], tickvals=[0, 25, 50, 75, 100])
     if even:
         line = {"color": BASELINE, "width": 1.2, "dash": "dot"}
-        figure.add_shape(type="line", x0=100 * even, x1=100 * even, y0=0, y1=1, yref="paper", line=line, name="even")
+        figure.add_shape(
+            type="line", x0=100 * even, x1=100 * even, y0=0, y1=1, yref="paper", line=line, name="even", layer="below"
+        )
     return figure
 
 

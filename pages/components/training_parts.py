@@ -85,7 +85,7 @@ def training_facts(report: Row) -> dict[str, str]:
     if began := _from_to(report.get("value_pretraining")):
         explained = report["value_pretraining"].get("explained_variance")
         also = f", explains {percent(explained, digits=0)} of the variance" if is_number(explained) else ""
-        facts["Value network before that"] = began + also
+        facts["Then the value network alone"] = began + also
     zones = report.get("zones")
     if isinstance(zones, Mapping) and zones:
         facts["Reward zones, in states"] = ", ".join(f"{count} {name}" for name, count in zones.items())
@@ -110,7 +110,7 @@ def training_curves(report: Row, unit: str) -> None:
                 draw(figure, title.replace(" ", "_"), f"{title} over the training")
         if losses := _list(report.get("value_pretraining") or {}, "losses"):
             series, x_title = {"loss": losses}, "pretraining step (number)"
-            figure = learning_charts.curves(series, "value loss before training", "squared return", x_title)
+            figure = learning_charts.curves(series, "loss while pretrained", "squared return", x_title)
             draw(figure, "pretraining", "Loss of the value network while it was pretrained")
 
 

@@ -51,7 +51,8 @@ from hybrid_core.survey import survey  # noqa: E402
 from workers.devices import cpu_title  # noqa: E402
 from workers.engines.local import LocalEngine  # noqa: E402
 
-RESULTS = ROOT / "benchmarks" / "results" / "strategies.json"
+# One file for each instruction set: other settings win on another one, and rows of two must not be mixed.
+RESULTS = ROOT / "benchmarks" / "results" / f"strategies-{describe_versions()['cpu_capability'].lower()}.json"
 LANGUAGE_MODELS = ("llama", "deepseek", "qwen", "qwq", "claude")
 MIN_ACCURACY = 0.98
 # What a target of the project speaks of is raced in any case: (model, workload) -> recipes.

@@ -1,7 +1,8 @@
-"""Writes docs/settings_measured.md from the rows that `benchmarks/strategies.py` measured, and from nothing else.
+"""Writes the pages of measured settings from the rows that `benchmarks/strategies.py` wrote, and from nothing else.
 
 One table of the best recipe of each workload, as it was raced again in a fresh process, then for each group of models
-every single setting: time and peak memory, untouched / changed. The words around the marks stay as they are.
+every single setting: time and peak memory, untouched / changed. The words around the marks stay as they are. Each
+instruction set that was measured has a page of its own.
 
     python benchmarks/strategy_tables.py
 """
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "strategies.json"
-PAGE = ROOT / "docs" / "settings_measured.md"
+RESULTS = ROOT / "benchmarks" / "results"
+# instruction set, as the results file is named -> page
+PAGES = {"avx512": "settings_measured.md", "avx2": "settings_measured_avx2.md"}
 PLACE = re.compile(r"(<!-- settings: (\w+) -->\n).*?(<!-- /settings -->)", re.DOTALL)
 LANGUAGE_MODELS = ("llama", "deepseek", "qwen", "qwq", "claude")
 MIN_ACCURACY = 0.98
@@ -26,9 +28,16 @@ Subject = tuple[str, str, str]  # model, size, workload
 
 
 def main() -> None:
-    """Fill every place of the page; a place without a table is an error."""
-    tables = all_tables(json.loads(RESULTS.read_text()))
-    PAGE.write_text(PLACE.sub(lambda place: place[1] + tables[place[2]] + "\n" + place[3], PAGE.read_text()))
+    """Fill every place of every page; a place without a table is an error."""
+    for capability, name in PAGES.items():
+        page = ROOT / "docs" / name
+        tables = all_tables(json.loads((RESULTS / f"strategies-{capability}.json").read_text()))
+        page.write_text(refilled(page.read_text(), tables))
+
+
+def refilled(text: str, tables: dict[str, str]) -> str:
+    """The page with every marked place filled."""
+    return PLACE.sub(lambda place: place[1] + tables[place[2]] + "\n" + place[3], text)
 
 
 def all_tables(found: dict[str, Any]) -> dict[str, str]:

@@ -4,7 +4,7 @@ PORT ?= 8501
 BIN := .venv/bin
 export PYTHON
 
-.PHONY: run stop test lint types tests lock clean bench-first-path bench-models bench-every-model bench-strategies bench-compile-depth bench-latent-attention bench-activation-plan bench-truth
+.PHONY: run stop test lint types tests lock clean bench-first-path bench-models bench-every-model bench-strategies bench-compile-depth bench-latent-attention bench-activation-plan bench-truth bench-search bench-search-tables
 
 run:
 	@.setup/install.sh
@@ -73,6 +73,17 @@ bench-activation-plan:
 bench-truth:
 	@.setup/install.sh
 	$(BIN)/python benchmarks/truth.py $(if $(QUICK),--quick) $(if $(RESUME),--resume)
+
+# Which way of searching finds the best recipe, replayed from the checked-in tables; under five minutes. QUICK=1: ten seeds.
+bench-search:
+	@.setup/install.sh dev
+	$(BIN)/python benchmarks/search/replay.py $(if $(QUICK),--quick)
+
+# Measures every recipe of one subject for bench-search; up to an hour, goes on where it was ended. SUBJECT="convnet tiny forward"
+SUBJECT ?= convnet tiny forward
+bench-search-tables:
+	@.setup/install.sh
+	$(BIN)/python benchmarks/search/build_table.py $(SUBJECT)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build

@@ -1,0 +1,1 @@
+"""The bake-off: whole spaces measured once, and every searcher replayed over them."""

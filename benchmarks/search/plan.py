@@ -1,0 +1,110 @@
+"""What is measured and in which order, and what need not be: decided by the rows there are, so any call can go on.
+
+Pass A begins with the untouched model and the single settings, because a recipe with a setting that fails is not tried
+(a search closes it, too); everything else comes in an order drawn from the subject's name. Pass B times what pass A
+found to work once more, in another order, at another time and in other processes. What a noisy machine spoiled is
+tried again at the end of its pass.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.search.rows import Row, inferred, last_attempts
+from hybrid_core.records import Outcome, Recipe, Step
+
+MOST_ATTEMPTS = 3
+# What a noisy machine may be to blame for; a deadline passes early where others use most of the processor.
+SPOILED = (Outcome.UNSTABLE, Outcome.TIMEOUT)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The recipes of a subject, the untouched model first, and which single steps it cannot have."""
+
+    name: str
+    recipes: tuple[Recipe, ...]
+    unsupported: Mapping[Step, str]
+
+    def refused(self) -> list[Row]:
+        """A row for each recipe that needs no process to be refused."""
+        rows = []
+        for recipe in self.recipes:
+            step = next((step for step in recipe.steps if step in self.unsupported), None)
+            if step is not None:
+                key = Recipe((step,)).key
+                rows.append(inferred(recipe.key, key, str(Outcome.UNSUPPORTED), self.unsupported[step]))
+        return rows
+
+    def valid(self) -> list[Recipe]:
+        """What is left."""
+        return [recipe for recipe in self.recipes if not set(recipe.steps) & set(self.unsupported)]
+
+    def ordered(self, which: str) -> list[Recipe]:
+        """The valid recipes in the order of that pass."""
+        drawn = self.valid()
+        random.Random(f"{self.name}/{which}").shuffle(drawn)
+        first = 1 if which == "A" else 0
+        return sorted(drawn, key=lambda recipe: min(len(recipe.steps), 1 + first))
+
+    def next_row(self, rows: Sequence[Row]) -> Row | None:
+        """The names of the next attempt, or a whole row where none is needed; None when the table is complete."""
+        return next(self._missing(rows), None)
+
+    def _missing(self, rows: Sequence[Row]) -> Iterator[Row]:
+        passes = {which: last_attempts(rows, which) for which in ("A", "B")}
+        failed = failed_singles(passes["A"])
+        for place, recipe in enumerate(self.ordered("A")):
+            if recipe.key not in passes["A"]:
+                yield without_trial(recipe, failed) or names_of(recipe, "A", 0, place)
+        yield from self._again("A", passes["A"])
+        for place, recipe in enumerate(self.ordered("B")):
+            if recipe.key not in passes["B"] and passes["A"][recipe.key]["outcome"] == Outcome.OK:
+                yield names_of(recipe, "B", 0, place)
+        yield from self._again("B", passes["B"])
+
+    def _again(self, which: str, last: Mapping[str, Row]) -> Iterator[Row]:
+        spoiled = [recipe for recipe in self.ordered(which) if is_spoiled(last.get(recipe.key))]
+        for attempt in range(1, MOST_ATTEMPTS):
+            for place, recipe in enumerate(spoiled):
+                if last[recipe.key]["attempt"] == attempt - 1:
+                    yield names_of(recipe, which, attempt, (attempt * len(self.recipes)) + place)
+
+    def left(self, rows: Sequence[Row]) -> int:
+        """About how many trials are missing; what will fail or be spoiled is not known before."""
+        passes = {which: last_attempts(rows, which) for which in ("A", "B")}
+        failed = failed_singles(passes["A"])
+        open_a = [r for r in self.valid() if r.key not in passes["A"] and without_trial(r, failed) is None]
+        works = sum(row["outcome"] == Outcome.OK for row in passes["A"].values())
+        return 2 * len(open_a) + works - len(passes["B"])
+
+
+def failed_singles(last: Mapping[str, Row]) -> dict[Step, Row]:
+    """Single steps that were tried and failed in a way that no noise explains."""
+    found = {}
+    for key, row in last.items():
+        steps = Recipe.from_key(key).steps
+        if len(steps) == 1 and row["outcome"] not in (Outcome.OK, *SPOILED):
+            found[steps[0]] = row
+    return found
+
+
+def without_trial(recipe: Recipe, failed: Mapping[Step, Row]) -> Row | None:
+    """The row of a recipe that contains a failed single step; it costs a search what the step cost."""
+    step = next((step for step in recipe.steps if step in failed), None)
+    if step is None or len(recipe.steps) == 1:
+        return None
+    row = failed[step]
+    return inferred(recipe.key, Recipe((step,)).key, row["outcome"], row["reason"], row["seconds"])
+
+
+def is_spoiled(row: Row | None) -> bool:
+    """Whether the machine and not the recipe kept it from being measured."""
+    return row is not None and row["outcome"] in SPOILED
+
+
+def names_of(recipe: Recipe, which: str, attempt: int, place: int) -> Row:
+    """The columns that say which attempt a row is."""
+    return {"recipe": recipe.key, "pass": which, "attempt": attempt, "place": place}

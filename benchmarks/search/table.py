@@ -1,0 +1,273 @@
+"""A measured table as searches are replayed over it: what a trial would have shown, and what its recipe is worth.
+
+Each look at a recipe draws half of its timed blocks of pass A, by the seed of the replay and the same for every
+searcher (common random numbers), so a searcher meets noise as in a real run. Worth is judged by pass B, which no
+searcher sees: else the luckiest of many noisy figures would look best, and its finder clever. A recipe that breaks a
+bound in pass B is worth what the untouched model is, because a final would refuse it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.search.rows import Row, estimate_of, last_attempts, read_table
+from hybrid_core.config import HybridOptimizationConfig
+from hybrid_core.fitness import active_weights, baseline_fitness
+from hybrid_core.measurement.statistics import block_means, log_ratios
+from hybrid_core.recipes import order_recipe
+from hybrid_core.records import Estimate, Outcome, Recipe
+from hybrid_core.search.searchers.base import Seen
+from hybrid_core.search.seen import HALF_WIDTH_SDS, log_sd, shortfall
+from hybrid_core.search.space import Space
+from hybrid_core.strategies import registry
+
+Array = npt.NDArray[np.float64]
+# A little worse than the untouched model in speed and in memory.
+HYPERVOLUME_REFERENCE = (math.log(0.9), math.log(0.9))
+# A table in which two measurements of one recipe differ by more than this decides nothing about one percent.
+MOST_NOISE = 0.02
+MOST_SEEDS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """One subject; `rows_a` and `rows_b` hold the last attempts of what was tried, the untouched model too."""
+
+    name: str
+    about: Mapping[str, Any]
+    rows_a: Mapping[str, Row]
+    rows_b: Mapping[str, Row]
+    options: HybridOptimizationConfig
+
+    @cached_property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """What a search may name, without the untouched model."""
+        return tuple(order_recipe(Recipe.from_key(key)) for key in self.rows_a if key != Recipe().key)
+
+    @property
+    def family(self) -> str:
+        """The model's family; history of the same family is kept from a warm replay."""
+        return str(self.about["family"])
+
+    @property
+    def kind(self) -> str:
+        """The kind of workload."""
+        return str(self.about["subject"]["workload"]["kind"])
+
+    @cached_property
+    def space(self) -> Space:
+        """The recipes as a search gets them after it has asked what the model cannot have."""
+        named: dict[str, dict[str, None]] = {}
+        for step in sorted({step for recipe in self.recipes for step in recipe.steps}):
+            named.setdefault(step.strategy, {})[step.setting] = None
+        costs = {
+            f"{strategy}={name}": registry.get_setting(strategy, name).expected_cost_s
+            for strategy, names in named.items()
+            for name in names
+        }
+        ordered = sorted(self.recipes, key=lambda recipe: (len(recipe.steps), recipe.key))
+        claimed = {name: dict(registry.get_strategy(name).claimed) for name in named}
+        settings = {strategy: tuple(names) for strategy, names in named.items()}
+        return Space(settings, (Recipe(), *ordered), costs, claimed=claimed)
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """Recipe key -> its index in every array."""
+        return {recipe.key: i for i, recipe in enumerate(self.recipes)}
+
+    @cached_property
+    def seconds(self) -> Array:
+        """What a trial costs: as recorded, with the start of an interpreter where a forked trial was spared it."""
+        rows = [self.rows_a[recipe.key] for recipe in self.recipes]
+        return np.array([row["seconds"] + self.start_s * bool(row["forked"]) for row in rows])
+
+    @cached_property
+    def start_s(self) -> float:
+        """What starting and importing takes in a fresh process of this table; 0 where none was fresh."""
+        fresh = [row["start_s"] + row["import_s"] for row in self.rows_a.values() if row["forked"] is False]
+        return float(np.median(fresh)) if fresh else 0.0
+
+    @cached_property
+    def worth(self) -> Array:
+        """Log fitness / the untouched model's by pass B; 0 for what a final would refuse."""
+        found = np.zeros(len(self.recipes))
+        for i, recipe in enumerate(self.recipes):
+            seen = self._scored.get(recipe.key)
+            found[i] = seen.value if seen is not None and seen.is_ok else 0.0
+        return found
+
+    @cached_property
+    def regret(self) -> Array:
+        """1 - fitness / the best fitness there is; the last entry is that of the untouched model."""
+        worths = np.append(self.worth, 0.0)
+        return 1.0 - np.exp(worths - worths.max())
+
+    @cached_property
+    def is_within_noise(self) -> npt.NDArray[np.bool_]:
+        """Whether pass B cannot tell the recipe from the best: less than two standard errors apart."""
+        worths = np.append(self.worth, 0.0)
+        sds = np.append([self._scored[r.key].sd if r.key in self._scored else 0.0 for r in self.recipes], 0.0)
+        best = int(worths.argmax())
+        within: npt.NDArray[np.bool_] = worths.max() - worths <= 2.0 * np.hypot(sds, sds[best])
+        return within
+
+    @cached_property
+    def is_worse(self) -> npt.NDArray[np.bool_]:
+        """Whether pass B finds it worse than the untouched model by more than a tie: 1 % and two standard errors."""
+        sds = np.array([self._scored[r.key].sd if r.key in self._scored else 0.0 for r in self.recipes])
+        worse: npt.NDArray[np.bool_] = self.worth < -np.maximum(0.01, 2.0 * sds)
+        return worse
+
+    def good(self, share: float) -> int:
+        """K: how many recipes lie within this share of the best."""
+        return int((self.regret[:-1] <= share).sum())
+
+    @cached_property
+    def noise(self) -> float:
+        """By how much one measurement of log speed is off: from what both passes say of the same recipes, robustly."""
+        both = [key for key, seen in self._scored.items() if math.isfinite(seen.value)]
+        if not both:
+            return math.inf
+        differences = [math.log(self.rows_a[key]["speed"] / self.rows_b[key]["speed"]) for key in both]
+        return float(1.4826 * np.median(np.abs(differences)) / math.sqrt(2))
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is quiet enough to speak of differences of one percent."""
+        return self.noise <= MOST_NOISE
+
+    @cached_property
+    def points(self) -> list[tuple[float, float] | None]:
+        """(log speed by pass B, log memory) of every recipe that keeps the accuracy, None for the others."""
+        bound, found = self.options.min_accuracy_preservation, list[tuple[float, float] | None]()
+        for recipe in self.recipes:
+            seen, row = self._scored.get(recipe.key), self.rows_a[recipe.key]
+            keeps = seen is not None and math.isfinite(seen.value) and row["accuracy_low"] >= bound
+            found.append(seen.objectives if keeps and seen is not None else None)
+        return found
+
+    def history(self) -> tuple[Seen, ...]:
+        """Everything pass A says, as an earlier search of this subject would hand it on."""
+        return tuple(self.seen(recipe, float(self._log_speed[i]), 1.0) for i, recipe in enumerate(self.recipes))
+
+    def draws(self, seed: int) -> Array:
+        """The log speed that each recipe shows in the replay of that seed; NaN for what failed."""
+        shown: Array = self._draws[seed]
+        return shown
+
+    @cached_property
+    def shown(self) -> Array:
+        """The value of each recipe (columns) in the replay of each seed (rows); minus infinity where it may not win."""
+        return np.array([[self._shown(i, speed) for i, speed in enumerate(speeds)] for speeds in self._draws])
+
+    def _shown(self, i: int, log_speed: float) -> float:
+        seen = self.seen(self.recipes[i], float(log_speed))
+        return seen.value if seen.is_ok else -math.inf
+
+    def seen(self, recipe: Recipe, log_speed: float, wider: float = math.sqrt(2)) -> Seen:
+        """The recipe as a searcher is told of it with that speed; of half the blocks the interval is `wider`."""
+        i, row = self.place[recipe.key], self.rows_a[recipe.key]
+        if not math.isfinite(log_speed):
+            return Seen.failed(recipe, float(self.seconds[i]))
+        half = wider * log_sd(estimate_of(row, "speed")) * HALF_WIDTH_SDS
+        speed = Estimate(*(math.exp(log_speed + sign * half) for sign in (0, -1, 1)))
+        return self._told(recipe, row, speed, float(self.seconds[i]))
+
+    @property
+    def untouched(self) -> Seen:
+        """What a searcher is told first."""
+        return Seen(Recipe(), 0.0, objectives=(0.0, 0.0), seconds=float(self.rows_a[Recipe().key]["seconds"]))
+
+    @cached_property
+    def _scored(self) -> dict[str, Seen]:
+        """What pass B says of each recipe that it could time; memory and accuracy are those of pass A."""
+        found = {}
+        for recipe in self.recipes:
+            row, again = self.rows_a[recipe.key], self.rows_b.get(recipe.key)
+            if again is not None and again["outcome"] == Outcome.OK and row["outcome"] == Outcome.OK:
+                found[recipe.key] = self._told(recipe, row, estimate_of(again, "speed"), again["seconds"])
+        return found
+
+    def _told(self, recipe: Recipe, row: Row, speed: Estimate, seconds: float) -> Seen:
+        memory, accuracy = estimate_of(row, "memory"), estimate_of(row, "accuracy")
+        fitness = fitness_of_ratios({"speed": speed, "memory": memory, "accuracy": accuracy}, self.options)
+        if not (fitness.value > 0 and memory.value > 0):  # one of them is unknown
+            return Seen.failed(recipe, seconds)
+        return Seen(
+            recipe,
+            math.log(fitness.value / baseline_fitness(self.options)),
+            log_sd(fitness),
+            (math.log(speed.value), math.log(memory.value)),
+            shortfall(accuracy, speed, self.options),
+            seconds,
+            accuracy.low < self.options.min_accuracy_preservation,
+        )
+
+    @cached_property
+    def _blocks(self) -> list[Array]:
+        found = []
+        for recipe in self.recipes:
+            row = self.rows_a[recipe.key]
+            pairs = list(zip(row["baseline_ms"] or (), row["candidate_ms"] or (), strict=True))
+            found.append(block_means(log_ratios(pairs)) if pairs else np.empty(0))
+        return found
+
+    @cached_property
+    def _draws(self) -> Array:
+        return np.stack([_medians_of_halves(blocks, i) for i, blocks in enumerate(self._blocks)], axis=1)
+
+    @cached_property
+    def _log_speed(self) -> Array:
+        return np.array([float(np.median(blocks)) if blocks.size else math.nan for blocks in self._blocks])
+
+
+def fitness_of_ratios(ratios: Mapping[str, Estimate], options: HybridOptimizationConfig) -> Estimate:
+    """The weighted sum with its ends, as `hybrid_core.fitness.fitness_of` has it of a measurement."""
+    terms = [(weight, ratios[name]) for name, weight in active_weights(options).items() if weight > 0]
+    return Estimate(*(math.fsum(w * getattr(r, end) for w, r in terms) for end in ("value", "low", "high")))
+
+
+def load(path: Path, options: HybridOptimizationConfig | None = None) -> Table:
+    """The table of a Parquet file."""
+    return table_of(path.stem, *read_table(path), options)
+
+
+def table_of(
+    name: str, rows: Sequence[Row], about: Mapping[str, Any], options: HybridOptimizationConfig | None = None
+) -> Table:
+    """The table of these rows; what was refused without a trial is no part of the space."""
+    tried = {key: row for key, row in last_attempts(rows, "A").items() if row.get("inferred_from") is None}
+    if Recipe().key not in tried:
+        raise ValueError(f"{name}: the untouched model was not measured in pass A; build the table anew")
+    return Table(name, about, tried, last_attempts(rows, "B"), options or HybridOptimizationConfig())
+
+
+def nearest_first(table: Table, others: Sequence[Table]) -> dict[str, tuple[Seen, ...]]:
+    """The history of a warm replay: tables of other families only, those of the same kind of workload first."""
+    kept = sorted(
+        (other for other in others if other.family != table.family),
+        key=lambda other: (other.kind != table.kind, other.name),
+    )
+    return {other.name: replace_options(other, table.options).history() for other in kept}
+
+
+def replace_options(table: Table, options: HybridOptimizationConfig) -> Table:
+    """The same table under other weights and bounds."""
+    return table if table.options == options else replace(table, options=options)
+
+
+def _medians_of_halves(blocks: Array, number: int) -> Array:
+    """For each seed the median of a half of the blocks, drawn without replacement."""
+    if not blocks.size:
+        return np.full(MOST_SEEDS, math.nan)
+    order = np.random.default_rng(number).random((MOST_SEEDS, blocks.size)).argsort(axis=1)
+    halves: Array = np.median(blocks[order[:, : (blocks.size + 1) // 2]], axis=1)
+    return halves

@@ -28,7 +28,15 @@ class Told:
 
 def trainings_of(events: Sequence[Row]) -> list[Told]:
     """The report of each training, the latest first; one that was only told again counts once."""
-    return _different([(event, _report(data_of(event))) for event in events])
+    reports = [(event, _report(data_of(event))) for event in events]
+    return _different([(event, report if report and report.get("trained") else None) for event, report in reports])
+
+
+def untrained_reason(events: Sequence[Row]) -> str:
+    """Why nothing was trained when the search asked last; "" where something was, or nobody asked."""
+    reports = [report for event in events if (report := _report(data_of(event))) is not None]
+    last = reports[-1] if reports else {"trained": True}
+    return "" if last.get("trained") else str(last.get("reason") or "no policy was trained")
 
 
 def gates_of(events: Sequence[Row]) -> list[Told]:

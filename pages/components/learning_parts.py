@@ -6,7 +6,7 @@ What a policy learned stands in `training_parts`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -77,7 +77,7 @@ def selection_part(selections: Sequence[Told]) -> None:
     if not selections:
         return
     st.subheader("Who became a parent")
-    told = choose_told(selections, "draw", "Draw", lambda t: f"{t.number}, in iteration {t.iteration}")
+    told = choose_told(selections, "draw", "Draw")
     details = told.data.get("details") if isinstance(told.data.get("details"), Mapping) else {}
     parents = [key for key in told.data.get("parents") or [] if isinstance(key, str)]
     times = Counter(parents)
@@ -94,11 +94,11 @@ def selection_part(selections: Sequence[Told]) -> None:
         st.caption(sentence(details["reason"], 500))
 
 
-def choose_told(rows: Sequence[Told], key: str, label: str, title: Callable[[Told], str]) -> Told:
+def choose_told(rows: Sequence[Told], key: str, label: str) -> Told:
     """The one that is looked at: the latest, also when a later one arrives, until somebody chooses another."""
     if len(rows) == 1:
         return rows[0]
-    by_title = {LATEST: rows[0], **{title(row): row for row in rows}}
+    by_title = {LATEST: rows[0], **{f"{row.number}, in iteration {row.iteration}": row for row in rows}}
     return by_title[st.selectbox(label, list(by_title), key=f"learning_{key}", width=320)]
 
 

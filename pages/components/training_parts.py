@@ -37,32 +37,37 @@ PER_UPDATE: tuple[tuple[str, str, dict[str, str]], ...] = (
 RETURN_UNITS = {"selection": "gain in fitness", "proposals": "gain in log fitness"}
 
 
-def training_part(trainings: Sequence[Told], gates: Sequence[Told], model: str) -> None:
-    """What the policy learned from, how, and what it came to prefer."""
+def training_part(trainings: Sequence[Told], gates: Sequence[Told], why_not: str, model: str) -> None:
+    """What the policy learned from, how, and what it came to prefer; or why there is none."""
     st.subheader("What reinforcement learning learned")
-    for told in gates[:1]:
-        said = sentence(told.data["sentence"], 600)
-        if told.data.get("passed") is False:
-            st.info(f"Reinforcement learning stepped back. {said}", icon=":material/pause_circle:")
-        else:
-            st.caption(said)
+    _gate(gates, why_not)
     if not trainings:
-        if not gates:
+        if not gates and not why_not:
             st.caption("No policy was trained in this run.")
             label = "Start a run that trains one"
             st.page_link("pages/optimize.py", label=label, query_params={"model": model, "method": "rl"})
         return
-    told = choose_told(trainings, "training", "Training", _training_title)
+    told = choose_told(trainings, "training", "Training")
     report = told.data
     with st.container(horizontal=True, vertical_alignment="center"):
         if report.get("variant"):
             st.badge(plain(report["variant"]), color="blue")
         st.markdown(sentence(report.get("reason"), 500), width="content")
-    if not report.get("trained"):
-        return
     st.table({name: plain(value) for name, value in training_facts(report).items()}, border="horizontal")
     training_curves(report, RETURN_UNITS.get(told.kind, "gain over the baseline"))
     preferences(report)
+
+
+def _gate(gates: Sequence[Told], why_not: str) -> None:
+    """Whether what other models teach may be trusted, and why the policy was not asked last; each sentence once."""
+    gate: Row = gates[0].data if gates else {}
+    said = sentence(gate.get("sentence"), 600)
+    if gate.get("passed") is False:
+        st.info(f"Reinforcement learning stepped back. {said}", icon=":material/pause_circle:")
+    elif why_not:
+        st.info(f"No policy was asked last. {sentence(why_not, 600)}", icon=":material/hourglass_top:")
+    elif said:
+        st.caption(said)
 
 
 def training_facts(report: Row) -> dict[str, str]:
@@ -155,7 +160,3 @@ def _from_to(told: Any) -> str:
     """What a loss began and ended with."""
     ends = [told.get(name) for name in ("first_loss", "last_loss")] if isinstance(told, Mapping) else []
     return f"loss {ends[0]:.3g} to {ends[1]:.3g}" if ends and all(map(is_number, ends)) else ""
-
-
-def _training_title(told: Told) -> str:
-    return f"{told.number}, in iteration {told.iteration}" + ("" if told.data.get("trained") else ", nothing trained")

@@ -95,6 +95,16 @@ def test_the_same_report_told_again_is_one_training_and_the_latest_comes_first()
     assert [(t.number, t.data["reason"]) for t in found] == [(2, "b"), (1, "a")]
 
 
+def test_why_no_policy_was_asked_last_is_said_until_one_is():
+    def event(trained, reason):
+        return {"kind": "proposals", "data": {"notes": {"rl": {"learning": {"trained": trained, "reason": reason}}}}}
+
+    few = event(False, "2 of the 4 recipes this needs have worked so far.")
+    assert learned.untrained_reason([few]) == few["data"]["notes"]["rl"]["learning"]["reason"]
+    assert learned.trainings_of([few]) == []
+    assert learned.untrained_reason([few, event(True, "a")]) == learned.untrained_reason([]) == ""
+
+
 def test_several_trainings_are_chosen_from_the_latest_first(client, open_page):
     first = ("selection", {**fake_learning.drawn("rl"), "details": fake_learning.policy_report(20, variant="GRPO")})
     client.told["r-done"] = [first, *fake_learning.told()]

@@ -8,10 +8,8 @@ anything else: no bias and the least spread possible (Baker 1987). The slices ar
 from __future__ import annotations
 
 import itertools
-import math
 import random
 from collections.abc import Sequence
-from fractions import Fraction
 
 from hybrid_core.config import HybridOptimizationConfig
 from hybrid_core.selection.base import ScoredCandidate, check_count, eligible
@@ -21,7 +19,7 @@ from hybrid_core.selection.roulette import slices
 def select(
     scored: Sequence[ScoredCandidate], count: int, rng: random.Random, options: HybridOptimizationConfig
 ) -> list[ScoredCandidate]:
-    """`count` parents of one spin, in random order so that copies of one candidate do not stand side by side."""
+    """`count` parents of one spin, in random order: who is recombined with whom does not depend on the wheel."""
     pool = eligible(scored)
     if check_count(count) == 0 or not pool:
         return []
@@ -35,13 +33,17 @@ def select(
 def copies(wheel: Sequence[float], count: int, spin: float) -> list[int]:
     """How many of the pointers (0 + spin), (1 + spin), ... point at each slice of a wheel of `count` units.
 
-    In exact arithmetic: with rounded edges a candidate that expects exactly two copies could get one or three.
+    In whole numbers: with rounded edges a candidate that expects exactly two copies could get one or three.
 
     >>> copies([1.0, 2.0, 1.0], 4, 0.5), copies([1.0, 1.0, 1.0], 2, 0.3)
     ([1, 2, 1], [1, 1, 0])
     """
-    parts = [Fraction(part) for part in wheel]
-    unit = Fraction(count) / sum(parts)
-    edges = [edge * unit - Fraction(spin) for edge in itertools.accumulate(parts, initial=Fraction(0))]
-    # Of the pointers at whole numbers, those from one edge up to but not including the next.
-    return [math.ceil(end) - math.ceil(begin) for begin, end in itertools.pairwise(edges)]
+    ratios = [part.as_integer_ratio() for part in wheel]
+    finest = max(denominator for _, denominator in ratios)
+    parts = [numerator * (finest // denominator) for numerator, denominator in ratios]
+    total, (turned, full) = sum(parts), spin.as_integer_ratio()
+    # Pointers before an edge: ceil(edge * count / total - spin). Those between two edges are the slice's.
+    before = [
+        -((turned * total - edge * count * full) // (total * full)) for edge in itertools.accumulate(parts, initial=0)
+    ]
+    return [end - begin for begin, end in itertools.pairwise(before)]

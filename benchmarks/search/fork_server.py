@@ -21,27 +21,38 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT = Path(__file__).with_name("fork_client.py")
 MAX_ORDER_BYTES = 1 << 16
+Entry = Callable[[list[str]], int]
 READY = b"ready\n"
 START_TIMEOUT_S = 180.0
-# What a trial would import by itself, besides what measures it; nothing that starts threads or changes torch.
-PRELOADED = ("hybrid_core.recipes", "hybrid_core.survey", "torch._inductor.compile_fx", "torchao.quantization")
+ENTRY = "workers.measure_process"
+# What a trial would import by itself; nothing that starts threads or changes torch.
+PRELOADED = ("hybrid_core.evaluation", "hybrid_core.recipes", "torch._inductor.compile_fx", "torchao.quantization")
 
 
 class ForkServer:
     """The parent's end: starts the server, names the command that an engine runs instead of an interpreter."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], preload: Sequence[str] = PRELOADED) -> None:
-        """`environment` is that of a measure process; `folder` is private and gets the socket."""
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str], preload: Sequence[str] = PRELOADED, entry: str = ENTRY
+    ) -> None:
+        """`environment` is that of a measure process; `folder` is private and gets the socket.
+
+        `entry` is the module whose `main(arguments)` a child calls.
+
+        Raises:
+            RuntimeError: it does not start.
+        """
         self.socket_path = folder / "fork.socket"
         self.command = (sys.executable, "-I", "-S", str(CLIENT), str(self.socket_path))
         self.socket_path.unlink(missing_ok=True)
-        own = [sys.executable, "-m", "benchmarks.search.fork_server", str(self.socket_path), *preload]
+        own = [sys.executable, "-m", "benchmarks.search.fork_server", str(self.socket_path), entry, *preload]
         with (folder / "fork.log").open("ab") as log:
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(
@@ -74,7 +85,7 @@ class ForkServer:
         self.socket_path.unlink(missing_ok=True)
 
 
-def serve(path: Path) -> None:
+def serve(path: Path, entry: Entry) -> None:
     """Take one order after the other until the parent is gone."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))
@@ -87,10 +98,10 @@ def serve(path: Path) -> None:
                 return
             connection, _ = listener.accept()
             with connection:
-                answer_one(connection, listener)
+                answer_one(connection, listener, entry)
 
 
-def answer_one(connection: socket.socket, listener: socket.socket) -> None:
+def answer_one(connection: socket.socket, listener: socket.socket, entry: Entry) -> None:
     """Fork for one client and tell it how the child ended; a client that goes takes the child with it."""
     order, descriptors = take_order(connection)
     if order is None:
@@ -100,7 +111,7 @@ def answer_one(connection: socket.socket, listener: socket.socket) -> None:
     if child == 0:
         listener.close()
         connection.close()
-        run_child(order, descriptors)
+        run_child(order, descriptors, entry)
     for descriptor in descriptors:
         os.close(descriptor)
     status = wait_for(child, connection)
@@ -126,7 +137,7 @@ def refuse_threads() -> None:
         raise RuntimeError(f"the fork server has {count} threads; preload nothing that starts any")
 
 
-def run_child(order: dict[str, object], descriptors: Sequence[int]) -> None:
+def run_child(order: dict[str, object], descriptors: Sequence[int], entry: Entry) -> None:
     """Become the measure process that was asked for; never returns."""
     code = 1
     try:
@@ -140,9 +151,7 @@ def run_child(order: dict[str, object], descriptors: Sequence[int]) -> None:
         assert isinstance(environment, dict)
         os.environ.clear()
         os.environ.update(environment)
-        from workers.measure_process import main
-
-        code = main(["--result-fd", str(descriptors[3])])
+        code = entry(["--result-fd", str(descriptors[3])])
     except BaseException:  # the border: whatever it was belongs into the trial's log
         traceback.print_exc()
     finally:
@@ -169,17 +178,17 @@ def main() -> None:
     """Import, freeze, serve."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("socket", type=Path)
+    parser.add_argument("entry")
     parser.add_argument("preload", nargs="*")
     chosen = parser.parse_args()
-    from importlib import import_module
-
-    for name in ("hybrid_core.evaluation", "workers.measure_process", *chosen.preload):
+    entry: Entry = import_module(chosen.entry).main
+    for name in chosen.preload:
         with contextlib.suppress(ImportError):  # an optional library that is not here is not needed by a trial either
             import_module(name)
     # What is alive now is never looked through by a child's collector, which would copy all of its pages.
     gc.collect()
     gc.freeze()
-    serve(chosen.socket)
+    serve(chosen.socket, entry)
 
 
 if __name__ == "__main__":

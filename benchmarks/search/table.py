@@ -20,12 +20,12 @@ import numpy.typing as npt
 
 from benchmarks.search.rows import Row, estimate_of, last_attempts, read_table
 from hybrid_core.config import HybridOptimizationConfig
-from hybrid_core.fitness import active_weights, baseline_fitness
+from hybrid_core.fitness import active_weights, baseline_fitness, shortfall
 from hybrid_core.measurement.statistics import block_means, log_ratios
 from hybrid_core.recipes import order_recipe
 from hybrid_core.records import Estimate, Outcome, Recipe
 from hybrid_core.search.searchers.base import Seen
-from hybrid_core.search.seen import HALF_WIDTH_SDS, log_sd, shortfall
+from hybrid_core.search.seen import HALF_WIDTH_SDS, log_sd
 from hybrid_core.search.space import Space
 from hybrid_core.strategies import registry
 

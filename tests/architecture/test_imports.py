@@ -38,6 +38,8 @@ ALLOWED = {
     # gymnasium only for the class that offers its interface; the learner plays the same game without it.
     "hybrid_core.rl": (*CONTRACT, *SCIENCE),
     "hybrid_core.rl.environment": (*CONTRACT, *SCIENCE, "hybrid_core.rl", "gymnasium"),
+    # Controls from outside; imported inside functions, absent = unavailable with a reason.
+    "hybrid_core.search.searchers.optuna_adapter": ("hybrid_core", "optuna"),
     "hybrid_core": ("hybrid_core", *SCIENCE),
     "storage": ("duckdb", "pyarrow", *CONTRACT),
     "workers": ("hybrid_core", "storage", "apscheduler", "pyarrow", "psutil", "pynvml", "tqdm"),

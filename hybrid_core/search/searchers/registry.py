@@ -10,8 +10,14 @@ from dataclasses import dataclass
 
 from hybrid_core.config import HybridOptimizationConfig
 from hybrid_core.errors import InvalidInput
+from hybrid_core.search.searchers import optuna_adapter
 from hybrid_core.search.searchers.adaptive import AdaptiveSearch
 from hybrid_core.search.searchers.base import Searcher, Task
+from hybrid_core.search.searchers.evolution import RegularizedEvolution
+from hybrid_core.search.searchers.genetic import GeneticSearch
+from hybrid_core.search.searchers.local import LocalSearch
+from hybrid_core.search.searchers.mcts import TreeSearch
+from hybrid_core.search.searchers.nsga2 import NsgaII
 from hybrid_core.search.searchers.random import RandomSearch
 from hybrid_core.search.searchers.surrogate import SurrogateSearch
 
@@ -49,9 +55,48 @@ SEARCHERS: tuple[SearcherEntry, ...] = (
         lambda task, options: SurrogateSearch(task),
     ),
     SearcherEntry(
+        "selection",
+        "Recombines parents that the selection method draws from everything measured; a genetic algorithm.",
+        GeneticSearch,
+    ),
+    SearcherEntry(
+        "local",
+        "Tries what is one step away from the best, moves when something is better, and restarts when nothing is.",
+        lambda task, options: LocalSearch(task),
+    ),
+    SearcherEntry(
+        "evolution",
+        "The best of a few among the latest recipes has a child that differs in one setting; everything dies of age.",
+        lambda task, options: RegularizedEvolution(task),
+    ),
+    SearcherEntry(
+        "nsga2",
+        "Keeps a small population that is good in speed or memory and spread out, and recombines it.",
+        lambda task, options: NsgaII(task),
+    ),
+    SearcherEntry(
+        "mcts",
+        "Grows a tree of decisions, one strategy after the other, scored by a model of what was measured.",
+        lambda task, options: TreeSearch(task),
+    ),
+    SearcherEntry(
         "random",
         "Draws recipes at random, each at most once; what every other method has to beat.",
         lambda task, options: RandomSearch(task),
+    ),
+    SearcherEntry(
+        "tpe",
+        "Optuna's tree-structured Parzen estimator, a control from outside.",
+        lambda task, options: optuna_adapter.OptunaSearch(task, optuna_adapter.make_tpe),
+        optuna_adapter.unavailable,
+        is_control=True,
+    ),
+    SearcherEntry(
+        "optuna_nsga2",
+        "Optuna's NSGA-II with a small population, a control from outside.",
+        lambda task, options: optuna_adapter.OptunaSearch(task, optuna_adapter.make_nsga2, objectives=2),
+        optuna_adapter.unavailable,
+        is_control=True,
     ),
 )
 

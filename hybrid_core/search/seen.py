@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hybrid_core.adaptive.history import HistoryRow
 from hybrid_core.config import HybridOptimizationConfig
-from hybrid_core.fitness import active_weights, baseline_fitness
+from hybrid_core.fitness import active_weights, baseline_fitness, shortfall
 from hybrid_core.records import Estimate, Recipe, Trial
 from hybrid_core.search.bench import Bench
 from hybrid_core.search.searchers.base import Seen
@@ -71,17 +71,6 @@ def seen_of_row(row: HistoryRow, options: HybridOptimizationConfig) -> Seen:
         shortfall(row.accuracy, row.speed, options),
         is_inaccurate=row.accuracy.low < options.min_accuracy_preservation,
     )
-
-
-def shortfall(accuracy: Estimate, speed: Estimate, options: HybridOptimizationConfig) -> float:
-    """How far the bounds are missed: accuracy by its pessimistic end, speed by its optimistic one; 0 when kept.
-
-    >>> options = HybridOptimizationConfig()
-    >>> round(shortfall(Estimate(0.99, 0.96, 1.0), Estimate(0.9, 0.85, 0.95), options), 3)
-    0.07
-    """
-    lacks = max(0.0, options.min_accuracy_preservation - accuracy.low)
-    return lacks + max(0.0, options.min_speed_improvement - speed.high)
 
 
 def log_sd(ratio: Estimate) -> float:

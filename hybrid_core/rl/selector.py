@@ -49,7 +49,7 @@ class RLSelector:
 
     def __init__(self, options: HybridOptimizationConfig, seed: int = 0, device: str = "cpu") -> None:
         if not options.enable_rl_optimization:
-            raise InvalidInput("enable_rl_optimization=False; choose tournament, roulette or rank selection instead")
+            raise InvalidInput("enable_rl_optimization=False; choose another selection method, or enable it")
         self.options = options
         self.seed = seed
         self.device = device

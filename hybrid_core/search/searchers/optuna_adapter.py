@@ -18,8 +18,8 @@ from hybrid_core.records import Recipe
 from hybrid_core.search.searchers.base import IsOpen, Remembering, Seen, Task
 
 OFF = "off"
-# Asked so often per wanted recipe before the rest is drawn at random.
-_TRIES = 20
+# So many suggestions of one `ask` may be refused before the rest is drawn at random.
+_REFUSALS = 10
 # Optuna's own 50 would be random search for a run of forty evaluations.
 POPULATION = 8
 # What stands for an infinite violation or an unknown value.
@@ -74,7 +74,7 @@ class OptunaSearch(Remembering):
         """What the study suggests, as far as it is open; the rest at random."""
         wanted: dict[str, Recipe] = {}
         asked = 0
-        while len(wanted) < count and asked < _TRIES * count and self._choices:
+        while len(wanted) < count and asked < count + _REFUSALS and self._choices:
             asked += 1
             recipe, trial = self._suggest()
             if recipe is not None and recipe.key not in wanted and not recipe.is_baseline and is_open(recipe):

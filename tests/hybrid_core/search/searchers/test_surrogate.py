@@ -61,7 +61,9 @@ def test_the_additive_posterior_agrees_with_scikit_learn():
     noise = np.full(12, 0.05)
     ours = GaussianProcess(Kernel(0.3, 0.0, 0.0)).fit(chosen, values, noise)
     theirs = GaussianProcessRegressor(
-        kernel=DotProduct(sigma_0=0.0, sigma_0_bounds="fixed"), alpha=np.array([1e-10, *(noise**2 / 0.3)]), optimizer=None
+        kernel=DotProduct(sigma_0=0.0, sigma_0_bounds="fixed"),
+        alpha=np.array([1e-10, *(noise**2 / 0.3)]),
+        optimizer=None,
     ).fit(one_hot([[0, 0, 0], *chosen], widths), [0.0, *(values / math.sqrt(0.3))])
     mean, sd = theirs.predict(one_hot(codes, widths), return_std=True)
     got_mean, got_sd = ours.predict(codes)

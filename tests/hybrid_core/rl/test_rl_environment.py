@@ -1,11 +1,14 @@
-"""The slot game: what it pays, what it forbids, and that actions matter."""
+"""The slot game: what it pays, what it forbids, that actions matter, and that it keeps Gymnasium's interface."""
 
 from __future__ import annotations
 
 import itertools
+import warnings
 
+import numpy as np
 import pytest
 import torch
+from gymnasium.utils.env_checker import check_env
 
 from hybrid_core.errors import InvalidInput
 from hybrid_core.records import Recipe
@@ -118,6 +121,109 @@ def test_fewer_steps_than_slots_leave_the_rest_off():
     assert done and reward == pytest.approx(0.2)
     with pytest.raises(InvalidInput, match="do not reach"):
         environment.choices_of(Recipe.from_dict({"quantization": "bfloat16"}))
+
+
+def forbidden_pair(recipe: Recipe) -> bool:
+    return recipe.to_dict() != {"kernel_fusion": "fold", "quantization": "int8_dynamic"}
+
+
+@pytest.mark.parametrize("options", [{}, {"is_legal": forbidden_pair}, {"max_steps": 1}])
+def test_the_environment_passes_gymnasiums_checker_without_a_warning(options):
+    """Slots of different width and a forbidden pair: the checker's own samples would be refused without the mask."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # Without a registered id the checker cannot make further copies to render; there is nothing to render.
+        warnings.filterwarnings("ignore", message=".*alternative render modes.*")
+        # The features have no natural bounds.
+        warnings.filterwarnings("ignore", message=".*A Box observation space.*")
+        for _ in range(5):
+            check_env(make(**options))
+
+
+def test_a_broken_environment_fails_the_checker():
+    class Broken(OptimizationEnvironment):
+        def reset(self, *, seed=None, options=None):
+            observation, info = super().reset(seed=seed, options=options)
+            return observation.astype(np.float64), info
+
+    with pytest.raises(AssertionError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check_env(Broken(SLOTS, SCORES))
+
+
+def test_observations_are_float32_vectors_of_the_space_and_copies():
+    environment = make()
+    observation, info = environment.reset(seed=3)
+    assert observation.dtype == np.float32 and environment.observation_space.contains(observation)
+    assert environment.observation_space.shape == (environment.state_dim,)
+    observation[:] = 7.0
+    info["action_mask"][:] = 0
+    again, told = environment.reset()
+    assert not (again == 7.0).any() and told["action_mask"].tolist() == [1, 1, 0]
+
+
+def test_the_mask_in_info_is_the_mask_of_the_current_slot_and_sampling_keeps_to_it():
+    environment = make(is_legal=forbidden_pair)
+    environment.action_space.seed(0)
+    drawn: dict[tuple[int, ...], set[int]] = {}
+    for _ in range(60):
+        _, info = environment.reset()
+        is_over = False
+        while not is_over:
+            before = environment.choices
+            assert info["action_mask"].dtype == np.int8
+            assert np.array_equal(info["action_mask"], environment.mask(before).numpy().astype(np.int8))
+            action = environment.action_space.sample()
+            assert info["action_mask"][action]
+            drawn.setdefault(before, set()).add(int(action))
+            _, _, is_over, is_cut, info = environment.step(action)
+            assert is_cut is False
+    assert drawn == {(): {0, 1}, (0,): {0, 1, 2}, (1,): {0, 1}}
+
+
+def test_info_names_the_recipe_as_it_stands_and_says_in_the_end_whether_it_was_measured():
+    environment = make()
+    _, info = environment.reset()
+    assert info["recipe"] == "baseline" and "measured" not in info
+    told = [environment.step(action)[-1] for action in (1, 2)]
+    assert [one["recipe"] for one in told] == ["kernel_fusion=fold", "kernel_fusion=fold+quantization=int8_dynamic"]
+    assert "measured" not in told[0] and told[1]["measured"] is False
+    environment.reset()
+    environment.step(1)
+    assert environment.step(0)[-1]["measured"] is True
+
+
+def test_features_of_model_and_hardware_stand_at_the_end_of_every_state_in_the_order_of_their_names():
+    model, hardware = {"log_parameters": 1.5, "attention_share": 0.25}, {"cores": 2.0}
+    plain, given = make(), make(model_features=model, hardware_features=hardware)
+    assert given.state_dim == plain.state_dim + 3
+    for path in given.partial_paths():
+        assert given.observe(path)[-3:].tolist() == [0.25, 1.5, 2.0]
+        assert torch.equal(given.observe(path)[:-3], plain.observe(path))
+    shuffled = make(model_features=dict(reversed(model.items())), hardware_features=hardware)
+    assert torch.equal(shuffled.observations, given.observations)
+
+
+def test_a_feature_that_is_no_number_is_refused():
+    with pytest.raises(InvalidInput, match=r"model_features\['log_parameters'\]=nan"):
+        make(model_features={"log_parameters": float("nan")})
+
+
+def test_choices_that_the_mask_forbids_are_no_state():
+    with pytest.raises(InvalidInput, match="not legal here"):
+        make(is_legal=forbidden_pair).reward((1, 2))
+
+
+def test_predictions_made_elsewhere_pay_what_was_not_measured_and_must_cover_every_recipe():
+    from hybrid_core.rl.surrogate import Predictions
+
+    answers = {key: (0.5, 0.1) for key in make().keys}
+    environment = make(surrogate=Predictions(answers), kappa=2.0)
+    assert environment.reward((1, 2)) == pytest.approx(0.5 - 2 * 0.1)
+    assert environment.reward((1, 0)) == pytest.approx(0.2)
+    del answers["kernel_fusion=fold"]
+    with pytest.raises(InvalidInput, match="'kernel_fusion=fold' has no prediction"):
+        make(surrogate=Predictions(answers))
 
 
 def test_nothing_measured_or_nothing_to_decide_is_refused():

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from hybrid_core.rl.losses import clipped_policy_loss, entropy, value_loss
+from hybrid_core.rl.losses import approximate_kl, clipped_policy_loss, entropy, value_loss
 
 LOW, HIGH = 0.1, 0.3
 
@@ -25,6 +25,7 @@ def test_the_loss_is_the_mean_over_decisions_of_the_clipped_objective():
     assert got.loss.item() == pytest.approx(expected, rel=1e-5)
     # Clipped: 1.5 with a positive advantage, 0.5 with a negative one.
     assert got.clip_fraction == pytest.approx(2 / 6)
+    assert (got.clip_high, got.clip_low) == pytest.approx((1 / 6, 1 / 6))
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,17 @@ def test_without_the_clip_the_same_steps_go_much_further():
         return float((logits.detach().log_softmax(-1)[:, 0] - old).exp())
 
     assert furthest(HIGH) < 2.0 < 3.0 < furthest(10.0)
+
+
+def test_the_kl_estimate_is_exact_in_expectation_and_never_negative():
+    generator = torch.Generator().manual_seed(4)
+    old, new = (torch.randn(5, generator=generator, dtype=torch.float64).log_softmax(-1) for _ in range(2))
+    exact = float((old.exp() * (old - new)).sum())
+    # Over all actions of the old policy, each as often as it draws it.
+    each = torch.tensor([approximate_kl(new[a : a + 1], old[a : a + 1]) for a in range(5)], dtype=torch.float64)
+    assert float((old.exp() * each).sum()) == pytest.approx(exact)
+    assert (each >= 0).all() and exact > 0.01
+    assert approximate_kl(old, old) == 0.0
 
 
 def test_a_diverged_policy_gives_finite_losses():

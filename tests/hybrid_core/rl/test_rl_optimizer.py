@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -32,8 +33,10 @@ BEST = (1, 0, 1)
 
 
 def learner(seed: int = 0, **options) -> HybridRLOptimizer:
-    options = {"rl_max_episodes": 40, "rl_hidden_dim": 32, "rl_learning_rate": 2e-3} | options
-    return HybridRLOptimizer(HybridOptimizationConfig(**options), RecipeGame(SLOTS, SCORES), seed=seed)
+    config = HybridOptimizationConfig(
+        **{"rl_max_episodes": 40, "rl_hidden_dim": 32, "rl_learning_rate": 2e-3} | options
+    )
+    return HybridRLOptimizer(config, RecipeGame(SLOTS, SCORES, max_steps=config.rl_max_steps_per_episode), seed=seed)
 
 
 def weights(module: torch.nn.Module) -> torch.Tensor:
@@ -148,6 +151,62 @@ def test_the_clip_acts_within_an_update_of_several_passes():
     assert max(agent.performance_metrics["clip_fraction"]) > 0.05
 
 
+def test_with_one_pass_per_rollout_no_clip_can_act_and_the_policy_has_not_moved_yet(monkeypatch):
+    from hybrid_core.rl import updates
+
+    monkeypatch.setattr(updates, "EPOCHS_PER_UPDATE", 1)
+    agent = learner(rl_learning_rate=3e-2, enable_dapo=False, rl_max_episodes=20)
+    agent.train_rl_optimizer()
+    assert len(agent.performance_metrics["policy_loss"]) == 10
+    assert set(agent.performance_metrics["clip_fraction"]) == {0.0}
+    assert max(agent.performance_metrics["approx_kl"]) < 1e-6
+
+
+def test_a_higher_upper_bound_lets_more_rising_actions_through():
+    shares = {}
+    for high in (0.1, 0.3):
+        agent = learner(rl_learning_rate=1e-2, rl_epsilon_low=0.1, rl_epsilon_high=high, rl_max_episodes=24)
+        agent.train_rl_optimizer()
+        shares[high] = sum(agent.performance_metrics["clip_high"]) / len(agent.performance_metrics["clip_high"])
+        assert max(agent.performance_metrics["clip_low"]) > 0
+    assert 0 < shares[0.3] < shares[0.1]
+
+
+def test_the_critic_of_vapo_is_fitted_to_plain_returns_and_the_plain_one_to_its_own_lambda():
+    """Decoupled GAE: a critic fitted to its own biased guesses keeps its bias."""
+    for lam in (0.2, 0.9):
+        decoupled, coupled = learner(rl_lambda=lam), learner(rl_lambda=lam, enable_vapo=False)
+        for agent in (decoupled, coupled):
+            group = agent.roll_out()
+            _, targets = agent._advantages([group])
+            returns = advantages.discounted_returns(agent._shaped([group]), agent.config.rl_gamma)
+            assert torch.allclose(targets, returns, atol=1e-5) is (agent is decoupled)
+
+
+def test_shaping_leaves_group_relative_advantages_as_they_are(monkeypatch):
+    """Without a critic the bonus is the same constant in every episode, so it is switched on here by force."""
+    from hybrid_core.rl import optimizer
+
+    monkeypatch.setattr(optimizer, "uses_critic", lambda config: False)
+    plain, shaped = learner(enable_vapo=False, enable_orz=False), learner(enable_vapo=False)
+    group = plain.roll_out()
+    without, _ = plain._advantages([group])
+    with_zones, _ = shaped._advantages([group])
+    assert not torch.allclose(plain._shaped([group]), shaped._shaped([group]))
+    torch.testing.assert_close(without, with_zones, atol=2e-6, rtol=1e-4)
+
+
+def test_a_learner_goes_on_with_another_game_of_the_same_shape_only():
+    agent = learner()
+    agent.train_rl_optimizer(num_episodes=8)
+    learned = weights(agent.policy)
+    agent.continue_on(RecipeGame(SLOTS, SCORES | {"quantization=bfloat16": 2.0}))
+    assert torch.equal(learned, weights(agent.policy))
+    assert agent.episode_history == [] and agent.env.best_so_far == pytest.approx(1.0)
+    with pytest.raises(InvalidInput, match="build a new learner"):
+        agent.continue_on(RecipeGame(SLOTS[:2], {"baseline": 1.0}))
+
+
 def test_compute_gae_uses_the_configured_gamma_and_the_length_adaptive_lambda():
     agent = learner(rl_gamma=0.9, rl_lambda=0.8)
     expected_lambda = 1 - (6 / 3) * (1 - 0.8)
@@ -201,26 +260,33 @@ def test_rollouts_earn_what_their_recipes_earn():
         assert group.log_probs[episode].sum().item() == pytest.approx(agent.log_probability(path), abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("rl_hidden_dim", 16),
-        ("rl_learning_rate", 1e-4),
-        ("rl_value_learning_rate", 1e-2),
-        ("rl_gamma", 0.5),
-        ("rl_lambda", 0.6),
-        ("rl_epsilon_low", 0.01),
-        ("rl_epsilon_high", 0.01),
-        ("rl_max_episodes", 7),
-    ],
-)
+KEYS = [
+    ("rl_hidden_dim", 16),
+    ("rl_learning_rate", 1e-4),
+    ("rl_value_learning_rate", 1e-2),
+    ("rl_gamma", 0.5),
+    ("rl_lambda", 0.6),
+    ("rl_epsilon_low", 0.01),
+    ("rl_epsilon_high", 0.01),
+    ("rl_max_episodes", 7),
+    ("rl_max_steps_per_episode", 2),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), KEYS)
 def test_every_rl_key_changes_the_training(key, value):
     base = {"rl_max_episodes": 16}
     plain, changed = learner(**base), learner(**(base | {key: value}))
+    assert key in {field.name for field in dataclasses.fields(plain.config)}
     plain.train_rl_optimizer()
     changed.train_rl_optimizer()
     one, other = weights(plain.policy), weights(changed.policy)
     assert one.shape != other.shape or not torch.equal(one, other)
+
+
+def test_every_rl_key_is_among_those_that_are_shown_to_matter():
+    documented = {f.name for f in dataclasses.fields(HybridOptimizationConfig) if f.name.startswith("rl_")}
+    assert documented == {key for key, _ in KEYS}
 
 
 def test_rl_max_episodes_counts_groups():

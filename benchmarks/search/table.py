@@ -35,6 +35,8 @@ HYPERVOLUME_REFERENCE = (math.log(0.9), math.log(0.9))
 # A table in which two measurements of one recipe differ by more than this decides nothing about one percent.
 MOST_NOISE = 0.02
 MOST_SEEDS = 100
+# Half of the blocks tell so much less: their interval is so much wider.
+LESS = math.sqrt(2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,14 +167,23 @@ class Table:
 
     @cached_property
     def shown(self) -> Array:
-        """The value of each recipe (columns) in the replay of each seed (rows); minus infinity where it may not win."""
-        return np.array([[self._shown(i, speed) for i, speed in enumerate(speeds)] for speeds in self._draws])
+        """The value of each recipe (columns) in the replay of each seed (rows); minus infinity where it may not win.
 
-    def _shown(self, i: int, log_speed: float) -> float:
-        seen = self.seen(self.recipes[i], float(log_speed))
-        return seen.value if seen.is_ok else -math.inf
+        What `seen` says of every recipe and seed, at once.
+        """
+        rows, weights = [self.rows_a[recipe.key] for recipe in self.recipes], active_weights(self.options)
+        ratios = {name: np.array([estimate_of(row, name).value for row in rows]) for name in ("memory", "accuracy")}
+        fixed = sum(weights[name] * values for name, values in ratios.items() if weights[name] > 0)
+        half = LESS * HALF_WIDTH_SDS * np.array([log_sd(estimate_of(row, "speed")) for row in rows])
+        accurate = (
+            np.array([estimate_of(row, "accuracy").low for row in rows]) >= self.options.min_accuracy_preservation
+        )
+        speeds = np.exp(self._draws)
+        may = accurate & (speeds * np.exp(half) >= self.options.min_speed_improvement)
+        values = np.log((weights["speed"] * speeds + fixed) / baseline_fitness(self.options))
+        return np.where(may & np.isfinite(values), values, -np.inf)
 
-    def seen(self, recipe: Recipe, log_speed: float, wider: float = math.sqrt(2)) -> Seen:
+    def seen(self, recipe: Recipe, log_speed: float, wider: float = LESS) -> Seen:
         """The recipe as a searcher is told of it with that speed; of half the blocks the interval is `wider`."""
         i, row = self.place[recipe.key], self.rows_a[recipe.key]
         if not math.isfinite(log_speed):

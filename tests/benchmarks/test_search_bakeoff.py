@@ -98,6 +98,16 @@ def test_two_searchers_meet_the_same_noise_and_two_seeds_another_one() -> None:
     assert halves.mean() == pytest.approx(np.median(ratios), abs=3 * ratios.std() / math.sqrt(12))
 
 
+def test_what_is_shown_at_once_is_what_searchers_are_told_one_by_one() -> None:
+    failed = {"outcome": "crashed", "baseline_ms": None, "candidate_ms": None}
+    table = make_table(noise=0.05, kernel_fusion_fold=failed, kernel_fusion_merge={"accuracy_low": 0.9})
+    for seed in (0, 99):
+        told = [table.seen(recipe, table.draws(seed)[i]) for i, recipe in enumerate(table.recipes)]
+        expected = [seen.value if seen.is_ok else -math.inf for seen in told]
+        assert table.shown[seed] == pytest.approx(expected)
+        assert 2 < sum(not seen.is_ok for seen in told) < len(told)
+
+
 def test_noise_between_the_passes_is_recovered() -> None:
     assert make_table().noise == 0.0
     assert make_table(noise=0.03).noise == pytest.approx(0.03, rel=0.25)

@@ -18,7 +18,7 @@ from benchmarks.search.figures import (
     random_facts,
     with_holm,
 )
-from benchmarks.search.references import references_of
+from benchmarks.search.references import likeness, references_of
 from benchmarks.search.table import HYPERVOLUME_REFERENCE, Table
 
 SHARES = {"5 %": 0.05, "10 %": 0.10, "20 %": 0.20}
@@ -67,6 +67,7 @@ def table_row(table: Table, tables: Sequence[Table]) -> Row:
             name: _rounded(random_facts(table, n, 0.01)["expected_best_rank"]) for name, n in budgets.items()
         },
         "random_curve": [_rounded(value) for value in random_curve(table, evaluations)],
+        "likeness": _rounded(likeness(table, tables)),
         "references": {name: one and [one[0], _rounded(one[1])] for name, one in served.items()},
         "environment": table.about.get("environment"),
         "begun_at": table.about.get("begun_at"),

@@ -24,6 +24,7 @@ def all_tables(found: Mapping[str, Any]) -> dict[str, str]:
         "random": random_table(of(rows, "table")),
         "references": references_table(of(rows, "table")),
         **{f"{mode}_{name}": make(searches(rows, mode)) for mode in ("cold", "warm") for name, make in VIEWS.items()},
+        **{f"{mode}_curve": picture(searches(rows, mode), mode) for mode in ("cold", "warm")},
         "comparison": comparison_table(of(rows, "comparison")),
         "single": single_tables(rows),
     }
@@ -54,9 +55,24 @@ def spaces_table(rows: Sequence[Row]) -> str:
         good = " / ".join(str(count) for count in row["good"].values())
         lines.append(
             [row["table"], row["family"], str(row["recipes"]), str(row["failed"]), good, str(row["within_noise"])]
-            + [percent(row["noise"]), f"`{row['best']}`", f"{row['best_gain']:.3f}", f"{row['seconds'] / 60:.0f}"]
+            + [
+                percent(row["noise"]),
+                "-" if row["likeness"] is None else f"{row['likeness']:.2f}",
+                f"`{row['best']}`",
+                f"{row['best_gain']:.3f}",
+                f"{row['seconds'] / 60:.0f}",
+            ]
         )
-    head = ["table", "family", "N recipes", "failed", "K within 1 / 2 / 5 %", "not told from the best", "noise"]
+    head = [
+        "table",
+        "family",
+        "N recipes",
+        "failed",
+        "K within 1 / 2 / 5 %",
+        "not told from the best",
+        "noise",
+        "likeness",
+    ]
     return table([*head, "best recipe", "its fitness", "minutes to try all"], lines)
 
 
@@ -81,6 +97,11 @@ def references_table(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     return table(["regret of", *names], lines)
+
+
+def picture(rows: Sequence[Row], mode: str) -> str:
+    """The drawing, where there is one."""
+    return f"![Regret after each trial, {mode}](images/search_{mode}.svg)" if rows else "Not measured yet."
 
 
 def regret_table(rows: Sequence[Row]) -> str:

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.search import curves, episodes, figures, kept, page, replay
 from benchmarks.search.episodes import UNTOUCHED, Episode, Found, evaluations_of, found_of, hypervolume_shares, play
 from benchmarks.search.figures import against, average_ranks, random_curve, with_holm
-from benchmarks.search.references import portfolio_of_one, references_of
+from benchmarks.search.references import likeness, portfolio_of_one, references_of
 from benchmarks.search.replay import Arena, history_of
 from benchmarks.search.report import search_row, table_row
 from benchmarks.search.rows import SCHEMA, read_table, write_table
@@ -206,6 +206,14 @@ def test_the_portfolio_of_one_never_looks_at_its_own_family() -> None:
     assert portfolio_of_one(tables[0], tables[:1]) is None
     oracle = references_of(tables[0], tables)["oracle: all of them measured"]
     assert oracle is not None and oracle[1] == 0.0
+
+
+def test_likeness_is_one_for_the_same_effects_and_looks_at_other_families_only(table: Table) -> None:
+    twin, stranger = make_table("twin", "other"), make_table("stranger", "other", seed=5)
+    assert likeness(table, [table, twin]) == pytest.approx(1.0)
+    alone = likeness(table, [table, stranger])
+    assert alone is not None and abs(alone) < 0.9
+    assert likeness(table, [table, make_table("sibling")]) is None
 
 
 def test_hypervolume_share_is_that_of_what_was_tried(table: Table) -> None:

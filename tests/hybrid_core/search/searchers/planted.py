@@ -8,6 +8,7 @@ import itertools
 import math
 import random
 from dataclasses import dataclass, field
+from functools import cache
 
 from hybrid_core.records import Recipe
 from hybrid_core.search.searchers.base import Seen, Task
@@ -19,11 +20,16 @@ SIZES = {"attention_fusion": 3, "kernel_fusion": 4, "memory_pooling": 4, "quanti
 
 def space_of(sizes=SIZES, forbidden=()):
     """A space of made-up settings; `forbidden` holds pairs of steps that exclude each other."""
-    settings = {name: tuple(f"{name[:1]}{i}" for i in range(count)) for name, count in sizes.items()}
+    return _space(tuple(sorted(sizes.items())), tuple(forbidden))
+
+
+@cache
+def _space(sizes, forbidden):
+    settings = {name: tuple(f"{name[:1]}{i}" for i in range(count)) for name, count in sizes}
     recipes = []
-    for row in itertools.product(*(["", *settings[name]] for name in sorted(settings))):
-        steps = {name: setting for name, setting in zip(sorted(settings), row, strict=True) if setting}
-        if not any(set(pair) <= set(steps.items()) for pair in forbidden):
+    for row in itertools.product(*(["", *names] for names in settings.values())):
+        steps = {name: setting for name, setting in zip(settings, row, strict=True) if setting}
+        if not any(first in steps.items() and second in steps.items() for first, second in forbidden):
             recipes.append(Recipe.from_dict(steps))
     return Space(settings=settings, recipes=tuple(sorted(recipes, key=lambda r: (len(r.steps), r.key))))
 

@@ -64,6 +64,7 @@ class HybridRLOptimizer:
         if not config.enable_rl_optimization:
             raise InvalidInput("enable_rl_optimization=False; enable it before you build a HybridRLOptimizer")
         self.config = config
+        self.env = environment
         self.device = torch.device(device)
         # Everything random is drawn on the CPU, so that a seed means the same on every device.
         self._generator = torch.Generator().manual_seed(seed)
@@ -74,22 +75,7 @@ class HybridRLOptimizer:
         adam = partial(torch.optim.Adam, fused=True)
         self.optimizer_policy = adam(self.policy.parameters(), lr=config.rl_learning_rate)
         self.optimizer_value = adam(self.value.parameters(), lr=config.rl_value_learning_rate)
-        self._widths = (environment.state_dim, environment.action_dim)
         self._learners = Learners(self.policy, self.value, self.optimizer_policy, self.optimizer_value)
-        self.continue_on(environment)
-
-    def continue_on(self, environment: RecipeGame) -> None:
-        """Play another game of the same slots and features, with what was learned; records and thresholds start anew.
-
-        Raises:
-            InvalidInput: its states or actions have another width than the networks.
-        """
-        widths = (environment.state_dim, environment.action_dim)
-        if widths != self._widths:
-            told = f"the game has (state, action) widths {widths}, the networks {self._widths}"
-            raise InvalidInput(f"{told}; play a game of the same slots and features or build a new learner")
-        config = self.config
-        self.env = environment
         self.zones = RewardZones(environment) if config.enable_orz else None
         self.sampling = DynamicSampling(list(environment.measured_rewards.values()))
         adaptive = adv.length_adaptive_lambda(environment.horizon, adv.alpha_for(config.rl_lambda))

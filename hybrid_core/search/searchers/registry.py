@@ -42,6 +42,14 @@ def _adaptive(task: Task, options: HybridOptimizationConfig) -> Searcher:
     return AdaptiveSearch(task, {name: get_searcher(name).build(task, options) for name in names})
 
 
+def _learned(task: Task, options: HybridOptimizationConfig) -> Searcher:
+    """The policy, with a portfolio and local search to step back to."""
+    from hybrid_core.search.searchers.rl import RLSearcher
+    from hybrid_core.search.searchers.stepback import PortfolioThenLocal
+
+    return RLSearcher(task, options, PortfolioThenLocal(task))
+
+
 SEARCHERS: tuple[SearcherEntry, ...] = (
     SearcherEntry(
         "adaptive",
@@ -78,6 +86,12 @@ SEARCHERS: tuple[SearcherEntry, ...] = (
         "mcts",
         "Grows a tree of decisions, one strategy after the other, scored by a model of what was measured.",
         lambda task, options: TreeSearch(task),
+    ),
+    SearcherEntry(
+        "rl",
+        "A policy learns on predicted recipes and proposes the few worth measuring; where other models do not predict "
+        "one another it steps back to local search.",
+        _learned,
     ),
     SearcherEntry(
         "random",

@@ -63,16 +63,6 @@ def test_training_makes_the_best_recipe_more_likely(options):
     assert sum(gains) / len(gains) > math.log(3)
 
 
-def test_each_switch_changes_what_is_learned():
-    learned = []
-    for options in SWITCHES:
-        agent = learner(**options)
-        agent.train_rl_optimizer()
-        learned.append(weights(agent.policy))
-    for index, one in enumerate(learned):
-        assert not any(torch.equal(one, other) for other in learned[index + 1 :])
-
-
 def test_equal_seeds_learn_the_same_and_the_callers_random_numbers_are_untouched():
     before = (torch.get_rng_state(), torch.get_num_threads())
     first, second = learner(3), learner(3)
@@ -194,17 +184,6 @@ def test_shaping_leaves_group_relative_advantages_as_they_are(monkeypatch):
     with_zones, _ = shaped._advantages([group])
     assert not torch.allclose(plain._shaped([group]), shaped._shaped([group]))
     torch.testing.assert_close(without, with_zones, atol=2e-6, rtol=1e-4)
-
-
-def test_a_learner_goes_on_with_another_game_of_the_same_shape_only():
-    agent = learner()
-    agent.train_rl_optimizer(num_episodes=8)
-    learned = weights(agent.policy)
-    agent.continue_on(RecipeGame(SLOTS, SCORES | {"quantization=bfloat16": 2.0}))
-    assert torch.equal(learned, weights(agent.policy))
-    assert agent.episode_history == [] and agent.env.best_so_far == pytest.approx(1.0)
-    with pytest.raises(InvalidInput, match="build a new learner"):
-        agent.continue_on(RecipeGame(SLOTS[:2], {"baseline": 1.0}))
 
 
 def test_compute_gae_uses_the_configured_gamma_and_the_length_adaptive_lambda():

@@ -119,12 +119,27 @@ def _arranged(example: Example, fixed: list[Any], tensors: list[Tensor]) -> tupl
     return pytree.tree_unflatten(leaves, example.spec), handed
 
 
+def _without_base(tensor: Tensor) -> Tensor:
+    """The tensor itself, or a copy of a view: the exporter would guard the sizes of what it is a view of.
+
+    The next call may bring no view at all, and then such a guard could not even be asked.
+    """
+    if tensor._base is None:
+        return tensor
+    try:
+        copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+        return copy.copy_(tensor)
+    except RuntimeError:  # elements that share memory cannot be written one by one
+        return tensor.clone()
+
+
 def _export(original: nn.Module, linear_names: tuple[str, ...], example: Example) -> ExportedProgram:
     try:
         with _quiet(), _plain_layers(original, linear_names), torch.inference_mode(False), torch.no_grad():
-            shapes = tuple({i: Dim.AUTO for i, n in enumerate(t.shape) if n > 1} for t in example.tensors)
+            tensors = tuple(_without_base(tensor) for tensor in example.tensors)
+            shapes = tuple({i: Dim.AUTO for i, n in enumerate(t.shape) if n > 1} for t in tensors)
             flat = _Flat(original, example).train(original.training)
-            program = export(flat, example.tensors, dynamic_shapes={"tensors": shapes}, strict=False)
+            program = export(flat, tensors, dynamic_shapes={"tensors": shapes}, strict=False)
             if any(_writes(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})
     except StrategyUnsupported:

@@ -9,7 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from hybrid_core.errors import StrategyUnsupported
+from hybrid_core.models.parts.blocks import EagerAttention
 from hybrid_core.records import Workload
+from hybrid_core.strategies.attention import export as export_module
 from hybrid_core.strategies.attention.fused import MOST_FORMS, FusedAttention
 from hybrid_core.strategies.attention.search import count_fused_calls
 from hybrid_core.strategies.base import Situation
@@ -230,3 +232,25 @@ def test_what_one_module_fuses_and_leaves_is_counted_and_said():
     assert applied.changes[0].startswith("replaced 1 of 2 written-out attentions")
     assert "tanh" in applied.changes[1]
     torch.testing.assert_close(applied.model(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_the_exporter_never_sees_a_view_because_it_may_guard_what_it_is_a_view_of(monkeypatch):
+    """DeepSeek's values are a slice of a projection. Whether the guard named the base or a stride was chance."""
+    given, real = [], export_module.export
+    monkeypatch.setattr(export_module, "export", lambda m, args, **more: given.extend(args) or real(m, args, **more))
+    core, project = FusedAttention(EagerAttention()), nn.Linear(128, 8 * 128, bias=False)
+    x, rotary, queries, mask = inputs(1, 12, 128), inputs(1, 1, 12, 32), inputs(1, 8, 12, 96), torch.zeros(12, 12)
+
+    def mixed():
+        plain, values = torch.split(project(x).view(1, 12, 8, -1).transpose(1, 2), [64, 64], dim=-1)
+        return core(queries, torch.cat((plain, rotary.expand(-1, 8, -1, -1)), dim=-1), values, mask), values
+
+    with torch.no_grad():
+        first, values = mixed()
+    assert values._base is not None and len(given) == 4
+    assert [tensor._base for tensor in given] == [None] * 4
+    assert given[2].stride() == values.stride()
+    with torch.inference_mode():  # where a slice knows no base
+        again, _ = mixed()
+    torch.testing.assert_close(again.clone(), first)
+    assert len(core.forms.known) == 1

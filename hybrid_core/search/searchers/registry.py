@@ -38,8 +38,7 @@ class SearcherEntry:
 def _adaptive(task: Task, options: HybridOptimizationConfig) -> Searcher:
     """The person's own method first among the proposers beside the surrogate."""
     chosen = "rl" if options.selection_method == "rl" else "selection"
-    names = [name for name in (chosen, "local", "mcts") if any(entry.name == name for entry in SEARCHERS)]
-    return AdaptiveSearch(task, {name: get_searcher(name).build(task, options) for name in names})
+    return AdaptiveSearch(task, {name: get_searcher(name).build(task, options) for name in (chosen, "local", "mcts")})
 
 
 def _learned(task: Task, options: HybridOptimizationConfig) -> Searcher:

@@ -158,7 +158,9 @@ def _by_place(trials: Sequence[Row]) -> dict[tuple[int, str], Row]:
 
 
 def _is_searched(trial: Row) -> bool:
-    return trial.get("purpose") == "search" and trial.get("recipe_key") != BASELINE_KEY
+    # Iteration 0 is what the survey refused before anything was proposed.
+    is_later = trial.get("iteration") != 0
+    return is_later and trial.get("purpose") == "search" and trial.get("recipe_key") != BASELINE_KEY
 
 
 def _iteration(trial: Row) -> int:

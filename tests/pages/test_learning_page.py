@@ -51,6 +51,12 @@ def test_what_the_run_opened_with_is_nobodys_proposal():
     assert (opening.measured, opening.failed) == (2, 1)
 
 
+def test_what_the_survey_refused_was_neither_proposed_nor_opened_with():
+    rows = [{**row, "iteration": 0} if row["outcome"] == "unsupported" else row for row in ROWS]
+    accounts = proposed.accounts_of([], rows, 1.0)
+    assert [(a.by, a.failed) for a in accounts] == [(proposed.OPENING, 1)]
+
+
 def test_predictions_become_factors_with_their_95_percent_and_meet_their_trial():
     first = proposed.proposals_of(TOLD, ROWS, 1.0)[0]
     assert first.predicted == pytest.approx(math.exp(0.09))

@@ -52,9 +52,9 @@ class HybridOptimizationConfig:
     enable_rl_optimization: bool = True
     # Only groups of episodes in which some but not all succeed train the policy; decoupled clip.
     enable_dapo: bool = True
-    # Value pretraining and length-adaptive GAE; False: returns without a critic.
+    # A pretrained critic and length-adaptive GAE; False: a group's mean instead, or ORZ's plain critic.
     enable_vapo: bool = True
-    # Potential-based reward shaping over zones of measured fitness.
+    # Potential-based reward shaping over zones of measured fitness, which needs a critic and brings a plain one.
     enable_orz: bool = True
     num_candidates: int = 5
     tournament_size: int = 3
@@ -132,6 +132,11 @@ class HybridOptimizationConfig:
             raise InvalidInput(
                 "selection_strategy='rl' with enable_rl_optimization=False contradicts itself; enable it or choose one "
                 f"of {', '.join(method for method in SELECTION_METHODS if method != 'rl')}"
+            )
+        if self.search_method == "rl" and not self.enable_rl_optimization:
+            raise InvalidInput(
+                "search_method='rl' with enable_rl_optimization=False contradicts itself; enable it or choose one of "
+                f"{', '.join(method for method in SEARCH_METHODS if method != 'rl')}"
             )
         object.__setattr__(self, "optimization_strategies", _checked_strategies(self.optimization_strategies))
         settings = _checked_settings(self.strategy_settings, self.optimization_strategies)

@@ -194,6 +194,8 @@ def test_the_pressure_of_ranking_stays_where_the_chances_are_chances(key, allowe
 def test_asking_for_rl_while_switching_it_off_is_refused():
     with pytest.raises(InvalidInput, match="contradicts itself"):
         HybridOptimizationConfig(selection_strategy="rl", enable_rl_optimization=False)
+    with pytest.raises(InvalidInput, match="search_method='rl' with enable_rl_optimization=False contradicts itself"):
+        HybridOptimizationConfig(search_method="rl", enable_rl_optimization=False)
 
 
 @pytest.mark.parametrize("method", [method for method in SELECTION_METHODS if method != "rl"])

@@ -1,5 +1,6 @@
 """The genetic algorithm: who may be a parent, that the method draws them, and what children are made of."""
 
+import json
 import math
 import random
 from collections import Counter
@@ -105,6 +106,14 @@ def test_pareto_compares_speed_and_memory_and_bounds_before_either():
     assert details["objectives"] == ["speed", "memory"]
     assert details["fronts"] == {fast.key: 0, small.key: 0, worse.key: 1, slow.key: 2}
     assert details["probabilities"][slow.key] == 0.0
+
+
+def test_a_policy_may_draw_the_parents_and_reports_its_training():
+    searcher = told_searcher(HybridOptimizationConfig(rl_hidden_dim=8, rl_max_episodes=1), seed=5)
+    assert len(searcher.ask(2, is_new(searcher))) == 2
+    notes = json.loads(json.dumps(searcher.notes(), allow_nan=False))
+    assert notes["method"] == "rl" and notes["details"]["trained"] is True
+    assert len(set(notes["parents"])) == 2
 
 
 def test_children_have_their_parents_steps_but_for_one_mutation():

@@ -2,6 +2,7 @@
 
 import math
 import random
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +58,14 @@ def test_fresh_processes_for_every_rung_are_paid_and_can_turn_a_saving_into_a_lo
     fresh = plan_halving(27, 27, compile_s=10.0, repeat_s=1.0, restart_s=60.0)
     assert alive.pays and not fresh.pays
     assert fresh.seconds == alive.seconds + (9 + 3 + 1) * 60.0 and fresh.saving < 0
+
+
+def test_at_the_costs_of_a_short_run_halving_loses_and_the_page_says_by_how_much():
+    """8 s for a process, its build and its check, and 3 s of timing, which is what a run of two minutes allows."""
+    plan = plan_halving(27, 27, compile_s=8.0, repeat_s=3.0 / 27, restart_s=8.0)
+    assert round(plan.saving, 2) == -0.12 and not plan.pays
+    page = (Path(__file__).parents[4] / "docs/search.md").read_text()
+    assert "12 % more" in page
 
 
 def test_the_saving_falls_steadily_as_compiling_grows():

@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
 from benchmarks.search import page  # noqa: E402
+from benchmarks.search.contestants import contestants  # noqa: E402
 from benchmarks.search.episodes import (  # noqa: E402
     Case,
     Episode,
@@ -44,11 +45,13 @@ from benchmarks.search.table import MOST_SEEDS, Table, load, nearest_first  # no
 from benchmarks.search.targets import CONTROL, target_text, targets_of  # noqa: E402
 from benchmarks.truth.book import environment  # noqa: E402
 from hybrid_core.search.searchers.base import Seen  # noqa: E402
-from hybrid_core.search.searchers.registry import SEARCHERS, SearcherEntry, get_searcher  # noqa: E402
+from hybrid_core.search.searchers.registry import SearcherEntry  # noqa: E402
 
 MODES = ("cold", "warm")
 QUICK_SEEDS, BLOCK = 10, 10
 MINUTES = 4.0
+# What an episode takes besides the searcher's own computing.
+EPISODE_S = 0.005
 COMPARED_AT = ("5 %", "10", "40")
 
 
@@ -111,8 +114,8 @@ def replay(chosen: argparse.Namespace) -> None:
     most = QUICK_SEEDS if chosen.quick else MOST_SEEDS
     kept = {} if chosen.afresh else load_kept(now)
     episodes = play_all(arena, most, chosen.minutes * 60, processes, kept)
-    write_kept(kept | episodes, now)
-    rows = rows_of(arena, episodes)
+    write_kept({case: played for case, played in (kept | episodes).items() if played}, now)
+    rows = rows_of(arena, {case: first_of(played, most) for case, played in episodes.items()})
     about = environment() | {"processes": processes, "seconds": round(time.monotonic() - started, 1)}
     found = {"environment": about, "targets": targets_of(rows), "rows": rows}
     partial = page.RESULTS.with_suffix(".partial")
@@ -122,8 +125,8 @@ def replay(chosen: argparse.Namespace) -> None:
 
 
 def chosen_searchers(names: Sequence[str] | None) -> list[SearcherEntry]:
-    """Those of the registry that can be had here; what cannot is said."""
-    wanted = [get_searcher(name) for name in names] if names else list(SEARCHERS)
+    """Those that can be had here; what cannot is said."""
+    wanted = contestants(names)
     for entry in wanted:
         if (why := entry.unavailable()) is not None:
             print(f"{entry.name} is left out: {why}")
@@ -137,16 +140,22 @@ def free_processors() -> int:
 
 
 def play_all(arena: Arena, most: int, limit_s: float, processes: int, kept: Episodes | None = None) -> Episodes:
-    """Seed 0 of everything, which shows what each searcher costs, then as many seeds of each as the time allows."""
+    """One episode of each searcher shows what it costs; then as many seeds of each as the time allows."""
     started = time.monotonic()
-    episodes = Episodes({case: dict((kept or {}).get(case, {})) for case in arena.cases()})
+    episodes = {case: dict((kept or {}).get(case, {})) for case in arena.cases()}
     with workers_of(arena, processes) as pool:
-        collect(pool, episodes, missing(episodes, dict.fromkeys(arena.searchers, 1)))
+        collect(pool, episodes, probes(episodes))
         left_s = processes * (limit_s - (time.monotonic() - started))
         seeds = planned_seeds(*costs_of(episodes, most), left_s, most)
-        print(f"{time.monotonic() - started:.0f} s for the first seed; planned: {seeds}", flush=True)
+        print(f"{time.monotonic() - started:.0f} s for the first look; seeds: {seeds}", flush=True)
         collect(pool, episodes, missing(episodes, seeds))
-    return {case: {seed: one for seed, one in played.items() if seed < most} for case, played in episodes.items()}
+    return episodes
+
+
+def probes(episodes: Episodes) -> list[tuple[Case, tuple[int, ...]]]:
+    """The first case of every searcher that has played nothing yet."""
+    silent = {case[2] for case in episodes} - {case[2] for case, played in episodes.items() if played}
+    return [(next(case for case in episodes if case[2] == name), (0,)) for name in sorted(silent)]
 
 
 def missing(episodes: Episodes, seeds: Mapping[str, int]) -> list[tuple[Case, tuple[int, ...]]]:
@@ -162,12 +171,14 @@ def missing(episodes: Episodes, seeds: Mapping[str, int]) -> list[tuple[Case, tu
 
 def costs_of(episodes: Episodes, most: int) -> tuple[dict[str, float], dict[str, int]]:
     """Searcher -> seconds of one seed in all its cases, and how many seeds all of them have already."""
-    costs: dict[str, float] = {}
-    known: dict[str, int] = {}
+    cases: dict[str, list[dict[int, Episode]]] = {}
     for (_, _, searcher), played in episodes.items():
-        mean_s = sum(episode.own_s for episode in played.values()) / len(played)
-        costs[searcher] = costs.get(searcher, 0.0) + mean_s
-        known[searcher] = min(known.get(searcher, most), len(played))
+        cases.setdefault(searcher, []).append(played)
+    costs, known = {}, {}
+    for searcher, all_played in cases.items():
+        seconds = [EPISODE_S + episode.own_s for played in all_played for episode in played.values()]
+        costs[searcher] = len(all_played) * sum(seconds) / len(seconds)
+        known[searcher] = min(most, *map(len, all_played))
     return costs, known
 
 
@@ -181,7 +192,7 @@ def planned_seeds(costs: Mapping[str, float], known: Mapping[str, int], left_s: 
     planned: dict[str, int] = {}
     for place, name in enumerate(order):
         has_target = name == MAIN or CONTROL in name
-        fair_s = left_s if has_target else left_s / (len(order) - place)
+        fair_s = left_s / 2 if has_target else left_s / (len(order) - place)
         had = known.get(name, 0)
         planned[name] = max(had, min(most, had + int(max(0.0, fair_s) / max(costs[name], 1e-6))))
         left_s -= (planned[name] - had) * costs[name]
@@ -213,7 +224,7 @@ def rows_of(arena: Arena, episodes: Episodes) -> list[Row]:
     """Tables, searches, comparisons."""
     tables = list(arena.tables.values())
     found: dict[Case, Found] = {}
-    for case, played in episodes.items():
+    for case, played in whole(episodes).items():
         table = arena.tables[case[1]]
         found[case] = found_of(table, played, evaluations_of(table))
     rows = [table_row(table, tables) for table in tables]
@@ -224,6 +235,19 @@ def rows_of(arena: Arena, episodes: Episodes) -> list[Row]:
         for budget in COMPARED_AT:
             rows += comparison_rows(mode, tables, found, budget)
     return rows
+
+
+def first_of(played: dict[int, Episode], most: int) -> dict[int, Episode]:
+    """The episodes of the first seeds."""
+    return {seed: episode for seed, episode in played.items() if seed < most}
+
+
+def whole(episodes: Episodes) -> Episodes:
+    """Without the searchers that were not on all tables: a mean over other tables cannot be compared."""
+    partly = {case[2] for case, played in episodes.items() if not played}
+    if partly:
+        print(f"left out for want of time, --minutes gives more: {', '.join(sorted(partly))}")
+    return {case: played for case, played in episodes.items() if case[2] not in partly}
 
 
 def print_report(found: dict[str, Any]) -> None:

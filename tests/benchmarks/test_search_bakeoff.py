@@ -4,6 +4,7 @@ import doctest
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.search import curves, episodes, figures, kept, page, replay
+from benchmarks.search.contestants import VARIANTS, contestants, with_options
 from benchmarks.search.episodes import UNTOUCHED, Episode, Found, evaluations_of, found_of, hypervolume_shares, play
 from benchmarks.search.figures import against, average_ranks, random_curve, with_holm
 from benchmarks.search.references import likeness, portfolio_of_one, references_of
@@ -21,11 +23,12 @@ from benchmarks.search.rows import SCHEMA, read_table, write_table
 from benchmarks.search.table import MOST_SEEDS, Table, nearest_first
 from benchmarks.search.tables import all_tables
 from benchmarks.search.targets import budgets_behind, target, target_text, targets_of
-from hybrid_core.records import Recipe
+from hybrid_core.config import HybridOptimizationConfig
+from hybrid_core.records import SELECTION_METHODS, Recipe
 from hybrid_core.search.hypervolume import hypervolume
 from hybrid_core.search.searchers.base import IsOpen, Remembering, Seen, Task
 from hybrid_core.search.searchers.random import chance_of_a_hit
-from hybrid_core.search.searchers.registry import SearcherEntry, get_searcher
+from hybrid_core.search.searchers.registry import SEARCHERS, SearcherEntry, get_searcher
 from tests.benchmarks.synthetic_tables import make_row, make_rows, make_table, recipes
 
 
@@ -276,10 +279,36 @@ def test_a_single_budget_behind_the_control_is_counted() -> None:
 
 def test_seeds_are_planned_by_cost_and_nobody_loses_what_was_played() -> None:
     planned = replay.planned_seeds({"adaptive": 2.0, "a": 1.0, "b": 100.0}, {"b": 7}, 50.0, 100)
-    assert planned == {"adaptive": 26, "a": 0, "b": 7} or planned["adaptive"] == 25
-    assert planned["b"] == 7
-    spent = 2.0 * planned["adaptive"] + planned["a"]
-    assert spent <= 52.0
+    assert planned == {"adaptive": 12, "a": 13, "b": 7}
+    assert replay.planned_seeds({"adaptive": 0.1, "a": 0.2}, {"a": 100}, -5.0, 100) == {"adaptive": 0, "a": 100}
+
+
+def test_one_episode_shows_what_a_searcher_costs_and_who_was_not_everywhere_is_left_out() -> None:
+    cases = [(mode, "t", name) for name in ("a", "b") for mode in ("cold", "warm")]
+    played = {case: dict[int, Episode]() for case in cases}
+    assert replay.probes(played) == [(("cold", "t", "a"), (0,)), (("cold", "t", "b"), (0,))]
+    played["cold", "t", "a"][0] = played["cold", "t", "b"][0] = Episode((), 2.0)
+    played["warm", "t", "a"][0] = Episode((), 4.0)
+    costs, known = replay.costs_of(played, 100)
+    assert costs == pytest.approx({"a": 6.0, "b": 4.0}, abs=0.1) and known == {"a": 1, "b": 0}
+    assert {case[2] for case in replay.whole(played)} == {"a"}
+    assert replay.probes(played) == []
+
+
+def test_every_variant_of_a_searcher_is_built_under_its_own_options() -> None:
+    everybody = contestants()
+    names = [entry.name for entry in everybody]
+    assert len(set(names)) == len(names) and set(names) >= {entry.name for entry in SEARCHERS}
+    assert {f"selection/{name}" for name in SELECTION_METHODS if name != "rl"} <= set(names)
+    given = []
+    entry = with_options(
+        SearcherEntry("x", "", lambda task, options: given.append(options)), "y", {"enable_orz": False}
+    )  # type: ignore[func-returns-value]
+    entry.build(None, HybridOptimizationConfig())  # type: ignore[arg-type]
+    assert entry.name == "x/y" and given[0].enable_orz is False and given[0].enable_dapo is True
+    for name, changes in ((n, c) for variants in VARIANTS.values() for n, c in variants.items()):
+        assert replace(HybridOptimizationConfig(), **changes) != HybridOptimizationConfig(), name
+    assert {entry.name for entry in contestants(["rl"])} == {n for n in names if n.split("/")[0] == "rl"}
 
 
 def test_the_order_of_playing_covers_every_missing_seed_once() -> None:

@@ -34,9 +34,7 @@ def proposals_part(proposals: Sequence[Proposal], accounts: Sequence[Account]) -
             "prediction was made before its measurement, from what was known until then."
         )
     else:
-        st.caption(
-            "Nothing was predicted here, so there is no prediction to compare with: this way to search has none."
-        )
+        st.caption("No measured candidate had been predicted, so there is no prediction to compare with.")
     tables.draw(accounts_table(accounts), "learning_accounts", "What each proposer did for this run")
     st.caption("*Raised the best by*: the shares multiply to the best fitness that the search found.")
     with st.expander(f"All {len(proposals)} proposals"):

@@ -125,21 +125,18 @@ class HybridOptimizationCore:
         for trial in measured.trials:
             if trial.recipe.is_baseline:
                 continue
-            ratios = trial.measurement and {
-                "speed": trial.measurement.speed_improvement,
-                "memory": trial.measurement.memory_efficiency,
-                "accuracy": trial.measurement.accuracy_preservation,
-            }
+            found = trial.measurement
+            ratios = (found.speed_improvement, found.memory_efficiency, found.accuracy_preservation) if found else ()
             situation = measured.situation
             self._rows.append(
                 HistoryRow(
-                    recipe_key=trial.recipe.key,
-                    model=measured.run.model,
-                    family=measured.run.model,
-                    workload=situation.workload.name,
-                    device=str(situation.device),
-                    outcome=str(trial.outcome),
-                    **(ratios or {}),
+                    trial.recipe.key,
+                    measured.run.model,
+                    measured.run.model,
+                    situation.workload.name,
+                    str(situation.device),
+                    str(trial.outcome),
+                    *ratios,
                 )
             )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -121,7 +121,7 @@ class HybridOptimizationCore:
 
     def _remember(self, measured: MeasuredModule, events: list[tuple[str, dict[str, Any]]]) -> None:
         """Keep what the next search on a module of this class may start from, and what the policy reported."""
-        self._rl_details += [data["details"] for kind, data in events if kind == "selection" and data["method"] == "rl"]
+        self._rl_details += learning_reports(events)
         for trial in measured.trials:
             if trial.recipe.is_baseline:
                 continue
@@ -182,6 +182,14 @@ def skipped_settings(
     measured = {trial.recipe.key for trial in trials}
     left = [recipe.key for recipe in space.singles if recipe.key not in measured and recipe.key not in said]
     return said | {key: f"not measured: {found.stop_reason}" for key in left}
+
+
+def learning_reports(events: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
+    """What learned policies reported: of a draw of parents, or beside what a searcher proposed."""
+    drawn = [data["details"] for kind, data in events if kind == "selection" and data["method"] == "rl"]
+    notes = [data["notes"] for kind, data in events if kind == "proposals"]
+    said = [note for own in notes for note in (own, *own.values()) if isinstance(note, Mapping)]
+    return drawn + [note["learning"] for note in said if isinstance(note.get("learning"), Mapping)]
 
 
 def _rl_performance(trained: list[Mapping[str, Any]]) -> dict[str, float]:

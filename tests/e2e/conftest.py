@@ -44,6 +44,9 @@ class Installation:
     def runs(self) -> list[dict[str, Any]]:
         return Client(DataPaths(self.data_dir)).query("runs")
 
+    def events(self, run_id: str) -> list[dict[str, Any]]:
+        return Client(DataPaths(self.data_dir)).query("events", run_id=run_id, limit=5000)
+
 
 def free_port() -> int:
     with socket.socket() as probe:

@@ -91,12 +91,16 @@ def test_a_newcomer_optimizes_a_model_and_takes_the_recipe_home(
     assert "optimized is ready" in done.stdout
     assert str(recipe["recipe"]) in done.stdout or not recipe["recipe"]
 
-    # how it was searched: every candidate has a proposer, and the chart is really drawn
+    # how it was searched: every candidate has a proposer
     page.goto(f"{installation.address}/learning?run={run_id}")
     expect(page.get_by_role("heading", name="Learning", exact=True)).to_be_visible()
     expect(page.get_by_text("Searched by Adaptive")).to_be_visible()
-    expect(page.get_by_role("heading", name="Who proposed what, and what came of it")).to_be_visible()
-    expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible()
+    # A crowded machine measures nothing but the untouched model in so little time; then the page says that.
+    if any(event["kind"] == "proposals" for event in installation.events(run_id)):
+        expect(page.get_by_role("heading", name="Who proposed what, and what came of it")).to_be_visible()
+        expect(page.locator("[data-testid=stDataFrame]").first).to_be_visible()
+    else:
+        expect(page.get_by_text("This run ended before the search had anything to choose from")).to_be_visible()
     assert page.locator("[data-testid=stException]").count() == 0
 
     # one run in spite of two clicks, and nothing was fetched from elsewhere

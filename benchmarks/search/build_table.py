@@ -66,12 +66,11 @@ def main() -> None:
 
 
 def list_subjects(settings: list[str]) -> None:
-    """One line for each subject of the tiny and small sizes."""
-    for entry in ENTRIES:
-        for size in (size for size in ("tiny", "small") if size in entry.sizes):
-            for workload in entry.workloads(size):
-                plan = plan_of(Subject(entry.name, size, workload), settings)
-                print(f"{plan.name:45} {len(plan.valid()):4} of {len(plan.recipes)} recipes", flush=True)
+    """One line for each subject of the tiny sizes; a table of a larger one would take a day."""
+    for entry in (entry for entry in ENTRIES if "tiny" in entry.sizes):
+        for workload in entry.workloads("tiny"):
+            plan = plan_of(Subject(entry.name, "tiny", workload), settings)
+            print(f"{plan.name:45} {len(plan.valid()):4} of {len(plan.recipes)} recipes", flush=True)
 
 
 def build_one(chosen: argparse.Namespace) -> None:

@@ -77,7 +77,7 @@ def facts_of(trial: Trial, phases_s: Mapping[str, float], *, with_quality: bool)
 
 def _figures_of(found: Measurement, with_quality: bool) -> Row:
     conditions = found.environment.get("conditions") or {}
-    kept = {name: value for name, value in conditions.items() if not name.startswith("block_")}
+    kept = {name: value for name, value in conditions.items() if not name.startswith("block_") and name != "others"}
     figures: Row = {
         **_ends("speed", found.speed_improvement),
         "latency_ms": _rounded(found.latency_ms.value),

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import random
 import re
 import signal
 from collections import Counter
@@ -12,13 +13,25 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.search.agreement import compared
 from benchmarks.search.build_table import build
 from benchmarks.search.fork_server import ForkServer
 from benchmarks.search.journal import Journal, identity
 from benchmarks.search.plan import MOST_ATTEMPTS, Plan
 from benchmarks.search.rows import Row
-from hybrid_core.records import MeasureLimits, MeasureRequest, Outcome, Purpose, Recipe, Step, Subject, Workload
+from hybrid_core.records import (
+    MeasureLimits,
+    MeasureRequest,
+    Outcome,
+    Purpose,
+    Recipe,
+    Step,
+    Subject,
+    Trial,
+    Workload,
+)
 from tests.benchmarks.synthetic_tables import recipes
+from tests.storage.sample_events import make_measurement
 from workers.engines.containment import measure_environment
 from workers.engines.local import LocalEngine
 
@@ -189,6 +202,22 @@ def test_nothing_of_a_forked_child_outlives_its_trial(server: ForkServer, tmp_pa
     assert told is not None
     assert engine.measure(order("fine")).outcome is Outcome.UNSUPPORTED  # the server has buried the one before
     assert not psutil.pid_exists(int(told[1])) or psutil.Process(int(told[1])).status() == psutil.STATUS_ZOMBIE
+
+
+def trials_of(speeds: list[float], memory: float = 1.5) -> list[Trial]:
+    made = []
+    for speed in speeds:
+        measurement = make_measurement(random.Random(0), speed, memory, 1.0)
+        made.append(Trial("t", "r", Recipe(), Purpose.SEARCH, Outcome.OK, measurement=measurement, seconds=2.0))
+    return made
+
+
+def test_forked_and_fresh_trials_differ_only_where_their_own_spread_does_not_explain_it() -> None:
+    assert compared(trials_of([1.00, 1.02, 1.01]), trials_of([1.02, 1.00, 1.02])).startswith("agree")
+    assert compared(trials_of([1.10, 1.12, 1.11]), trials_of([1.02, 1.00, 1.02])).startswith("DIFFER")
+    assert compared(trials_of([1.0, 1.02]), trials_of([1.0, 1.02], memory=1.6)).startswith("DIFFER")
+    crashed = Trial("t", "r", Recipe(), Purpose.SEARCH, Outcome.CRASHED)
+    assert compared([crashed], trials_of([1.0])) == "forked crashed; fresh ok"
 
 
 def test_a_server_that_died_is_no_recipes_fault(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from hybrid_core.measurement.machine import describe_versions
 from workers.devices import cpu_title
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "truth.json"
+# One file for each instruction set: rows of two processors must not be counted together.
+RESULTS = ROOT / "benchmarks" / "results" / f"truth-{describe_versions()['cpu_capability'].lower()}.json"
 PROCEDURE_FILES = ("hybrid_core/measurement/*.py", "hybrid_core/evaluation.py", "hybrid_core/fitness.py")
 KEPT = ("ok", "unstable")
 

@@ -30,6 +30,9 @@ from hybrid_core.records import Verdict
 PHASES = ("start", "import", "build", "transform", "compile", "correctness", "warmup", "timing", "memory", "quality")
 
 
+NOT_MEASURED = "Not measured yet."
+
+
 def all_tables(found: dict[str, Any]) -> dict[str, str]:
     """Name of the place in the page -> markdown."""
     rows: list[Row] = found["rows"]
@@ -48,7 +51,7 @@ def all_tables(found: dict[str, Any]) -> dict[str, str]:
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Markdown; a sentence where there is nothing yet."""
     if not lines:
-        return "Not measured yet."
+        return NOT_MEASURED
     parts = [head, ["---"] * len(head), *lines]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in parts)
 
@@ -67,7 +70,8 @@ def machine_text(environment: dict[str, Any], rows: list[Row]) -> str:
     disturbed = (
         f" Of the trials without noise on purpose {flagged} say that the machine was not quiet." if quiet else ""
     )
-    return f"{machine} {len(rows)} rows in `benchmarks/results/truth.json`.{disturbed}{mixed}"
+    results = f"benchmarks/results/truth-{environment['cpu_capability'].lower()}.json"
+    return f"{machine} {len(rows)} rows in `{results}`.{disturbed}{mixed}"
 
 
 def aa_table(rows: list[Row]) -> str:

@@ -160,14 +160,19 @@ def test_every_row_of_aa_has_a_key_of_its_own() -> None:
 def test_the_page_has_a_place_for_every_table_and_is_filled_from_rows_alone() -> None:
     environment = json.loads(json.dumps(dict.fromkeys(("cpu", "cpu_capability", "torch", "python", "system"), "x")))
     environment |= {"cores": 2, "usable_cores": 1, "threads": 1}
-    rows = [row_of("aa", n, 1.0) for n in range(3)]
+    nothing = [row_of("aa", n, 1.0) for n in range(3)]
+    rows = [*nothing]
     rows += [row_of("planted", n, 1.02, kind="trial", percent=2) for n in range(3)]
     times = {"baseline_ms": [1.02] * 100, "candidate_ms": [1.0, 1.0000001] * 50}
     rows += [{"part": "peers", "key": "peers/2/0", "procedure": "p", "percent": 2, "turn": 0, **times}]
-    rows += [row_of("noise", 0, 1.0, noisy=True, disturbed_share=0.5, conditions={"flagged": True, "why": []})]
-    text = page.filled(page.PAGE.read_text(), all_tables({"environment": environment, "rows": rows}))
+    noisy = row_of("noise", 0, 1.0, noisy=True, disturbed_share=0.5, conditions={"flagged": True, "why": []})
+    tables = {}
+    for capability, own in (("avx512", rows), ("avx2", [*nothing, noisy])):
+        made = all_tables({"environment": environment, "rows": own})
+        tables |= {f"{capability}_{name}": told for name, told in made.items()}
+    text = page.filled(page.PAGE.read_text(), tables)
     assert "1 of 1 (20.7 to 100.0 %)" in text
-    assert text == page.filled(text, all_tables({"environment": environment, "rows": rows}))
+    assert text == page.filled(text, tables)
     with pytest.raises(ValueError, match="make them equal"):
         page.filled(text, {})
 

@@ -83,7 +83,8 @@ class RLSelector:
         generator = torch.Generator().manual_seed(self.seed)
         uniform = torch.rand(len(recipes), generator=generator, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
         gumbel = -(-uniform.log()).log()
-        keys = [_log_probability(learner, recipe) + float(g) for recipe, g in zip(recipes, gumbel, strict=True)]
+        reached = learner.log_probabilities()
+        keys = [_log_probability(reached, learner.env, r) + float(g) for r, g in zip(recipes, gumbel, strict=True)]
         return sorted(range(len(recipes)), key=lambda i: keys[i], reverse=True)
 
     def _fittest(
@@ -137,9 +138,9 @@ def _noise(estimates: Sequence[Any]) -> float:
     return middle if math.isfinite(middle) and middle > 0 else DEFAULT_NOISE
 
 
-def _log_probability(learner: HybridRLOptimizer, recipe: Recipe) -> float:
+def _log_probability(reached: torch.Tensor, game: RecipeGame, recipe: Recipe) -> float:
     try:
-        return learner.log_probability(learner.env.choices_of(recipe))
+        return float(reached[game.state(game.choices_of(recipe))])
     except InvalidInput:
         # Fewer steps than slots (rl_max_steps_per_episode): the policy cannot build this recipe.
         return -math.inf

@@ -43,7 +43,7 @@ class RecipeGame(RecipeTree):
 
     Attributes:
         observations: of every state, shape (states, state_dim).
-        rewards, doubts: of every finished state, 0 before; shape (states,).
+        rewards, doubts: of every finished state, 0 before; float64, shape (states,).
         measured_rewards: gain by recipe key of what was measured; `best_so_far` is the largest.
     """
 
@@ -74,7 +74,7 @@ class RecipeGame(RecipeTree):
         surrogate = surrogate or RidgeEnsemble(self.measured_rewards, seed)
         # A state and the one after "off" stand for the same recipe, so most questions repeat.
         predicted = {key: surrogate.predict(Recipe.from_key(key)) for key in dict.fromkeys(self.keys)}
-        self._predictions = np.array([predicted[key] for key in self.keys], dtype=np.float32)
+        self._predictions = np.array([predicted[key] for key in self.keys])
         self._features = [
             *_checked("model_features", model_features),
             *_checked("hardware_features", hardware_features),
@@ -126,8 +126,8 @@ class RecipeGame(RecipeTree):
         is_known = np.array([key in known for key in self.keys])
         means, sds = self._predictions.T
         earned = np.where(is_known, [known.get(key, 0.0) for key in self.keys], means - self.kappa * sds)
-        self.rewards = torch.from_numpy(np.where(is_finished, earned, 0.0).astype(np.float32))
-        self.doubts = torch.from_numpy(np.where(is_finished & ~is_known, sds, 0.0).astype(np.float32))
+        self.rewards = torch.from_numpy(np.where(is_finished, earned, 0.0))
+        self.doubts = torch.from_numpy(np.where(is_finished & ~is_known, sds, 0.0))
 
     def _describe(self) -> None:
         widths = [len(slot.settings) + 2 for slot in self.slots]

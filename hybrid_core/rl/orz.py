@@ -75,7 +75,7 @@ def shaping(potential: Callable[[Choices], float], now: Choices, then: Choices, 
 
 def best_completions(game: RecipeGame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """For every state the best reward still reachable, and the surrogate's doubt about that recipe; shape (states,)."""
-    values, doubts = game.rewards.double().numpy().copy(), game.doubts.double().numpy().copy()
+    values, doubts = game.rewards.numpy().copy(), game.doubts.numpy().copy()
     children = game.children.numpy()
     for level in reversed(game.levels[:-1]):
         states = slice(level.start, level.stop)

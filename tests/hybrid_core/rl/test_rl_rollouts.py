@@ -89,7 +89,7 @@ def test_a_group_records_where_each_decision_led(policy, game):
     group = roll_out(policy, game, 16, torch.Generator().manual_seed(1))
     assert torch.equal(game.children[group.nodes, group.actions], group.successors)
     assert (group.nodes[:, 0] == 0).all() and (group.finals >= game.first_finished).all()
-    assert torch.equal(group.rewards[:, -1], game.rewards[group.finals]) and (group.rewards[:, :-1] == 0).all()
+    assert torch.equal(group.rewards[:, -1], game.rewards[group.finals].float()) and (group.rewards[:, :-1] == 0).all()
 
 
 def test_the_best_completion_of_a_state_is_the_best_of_the_recipes_below_it(game):

@@ -66,7 +66,7 @@ def body(run_id: str, was_over: bool) -> None:
         if proposals:
             accounts = proposed.accounts_of(proposals, trials, baseline)
             learning_parts.proposals_part(proposals, accounts)
-        training_parts.training_part(trainings, gates, learned.untrained_reason(events), str(run["model"]))
+        training_parts.training_part(trainings, gates, learned.untrained_reason(events), run)
         learning_parts.selection_part(learned.selections_of(events))
 
 

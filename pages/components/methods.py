@@ -26,7 +26,11 @@ SEARCH_TITLES = {
     "mcts": "Tree search",
     "surrogate": "Surrogate",
     "rl": "Reinforcement learning",
+    # Proposers inside a search.
+    "start": "Starting points",
     "portfolio": "Portfolio",
+    "first single": "First single settings",
+    "likeliest": "Likeliest by the prior",
 }
 # The ways to search in which the selection method has a say.
 RECOMBINING = ("adaptive", "selection")
@@ -45,6 +49,12 @@ def options_of(run: Mapping[str, Any]) -> Mapping[str, Any]:
 def search_method_of(run: Mapping[str, Any]) -> str:
     """How a run proposed its recipes; before there was a choice all of them recombined what was selected."""
     return str(options_of(run).get("search_method") or "selection")
+
+
+def learns_a_policy(run: Mapping[str, Any]) -> bool:
+    """Whether reinforcement learning takes part in the search of a run."""
+    search = search_method_of(run)
+    return search == "rl" or (search in RECOMBINING and run.get("method") == "rl")
 
 
 def method_title(name: Any) -> str:

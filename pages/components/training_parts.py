@@ -11,9 +11,11 @@ from typing import Any
 import streamlit as st
 
 from pages.components import learning_charts, tables
+from pages.components.cards import TERMINAL
 from pages.components.format import is_number, percent, plain, recipe_text, sentence
 from pages.components.learned import Told
 from pages.components.learning_parts import choose_told, draw
+from pages.components.methods import learns_a_policy
 
 Row = Mapping[str, Any]
 GROUPS = "training group (number)"
@@ -37,15 +39,13 @@ PER_UPDATE: tuple[tuple[str, str, dict[str, str]], ...] = (
 RETURN_UNITS = {"selection": "gain in fitness", "proposals": "gain in log fitness"}
 
 
-def training_part(trainings: Sequence[Told], gates: Sequence[Told], why_not: str, model: str) -> None:
+def training_part(trainings: Sequence[Told], gates: Sequence[Told], why_not: str, run: Row) -> None:
     """What the policy learned from, how, and what it came to prefer; or why there is none."""
     st.subheader("What reinforcement learning learned")
     _gate(gates, why_not)
     if not trainings:
         if not gates and not why_not:
-            st.caption("No policy was trained in this run.")
-            label = "Start a run that trains one"
-            st.page_link("pages/optimize.py", label=label, query_params={"model": model, "method": "rl"})
+            _no_policy(run)
         return
     told = choose_told(trainings, "training", "Training")
     report = told.data
@@ -56,6 +56,19 @@ def training_part(trainings: Sequence[Told], gates: Sequence[Told], why_not: str
     st.table({name: plain(value) for name, value in training_facts(report).items()}, border="horizontal")
     training_curves(report, RETURN_UNITS.get(told.kind, "gain over the baseline"))
     preferences(report)
+
+
+def _no_policy(run: Row) -> None:
+    """Why there is nothing about a policy, and what would change that."""
+    if not learns_a_policy(run):
+        said, label = "Reinforcement learning takes no part in this run.", "Start a run that trains a policy"
+    elif run.get("state") not in TERMINAL:
+        st.caption("The policy's turn has not come yet.")
+        return
+    else:
+        said, label = "The policy's turn did not come; a larger budget reaches it.", "Start another run"
+    st.caption(said)
+    st.page_link("pages/optimize.py", label=label, query_params={"model": str(run["model"]), "method": "rl"})
 
 
 def _gate(gates: Sequence[Told], why_not: str) -> None:

@@ -55,7 +55,7 @@ def test_each_point_carries_both_intervals_and_its_proposers_mark():
 
 def test_what_broke_a_bound_is_faded_and_what_failed_is_a_red_cross_at_the_edge():
     figure = learning_charts.foretold(PROPOSALS)
-    assert list(trace(figure, "Likeliest").marker.color) == [FADED]
+    assert list(trace(figure, "Likeliest by the prior").marker.color) == [FADED]
     failed = trace(figure, "failed")
     assert (failed.marker.symbol, failed.marker.color) == ("x", FAILED)
     assert len(failed.x) == sum(p.outcome not in ("", "ok") and p.predicted is not None for p in PROPOSALS)

@@ -123,9 +123,15 @@ def test_several_trainings_are_chosen_from_the_latest_first(client, open_page):
 
 
 def test_a_run_without_a_policy_says_so_and_how_to_get_one(client, open_page):
-    at = open_page("learning", run="r-live")
-    assert "No policy was trained in this run" in texts(at)
-    assert "Start a run that trains one" in [link.label for link in at.page_link]
+    assert "The policy's turn has not come yet" in texts(open_page("learning", run="r-live"))
+    client.told["r-done"] = fake_learning.told(3)
+    at = open_page("learning", run="r-done")
+    assert "The policy's turn did not come" in texts(at)
+    assert "Start another run" in [link.label for link in at.page_link]
+    client.runs["r-done"]["method"] = "rank"
+    at = open_page("learning", run="r-done")
+    assert "Reinforcement learning takes no part in this run" in texts(at)
+    assert "Start a run that trains a policy" in [link.label for link in at.page_link]
 
 
 def test_a_closed_gate_says_that_reinforcement_learning_stepped_back(client, open_page):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import sys
@@ -48,7 +49,8 @@ from hybrid_core.search.searchers.base import Seen  # noqa: E402
 from hybrid_core.search.searchers.registry import SearcherEntry  # noqa: E402
 
 MODES = ("cold", "warm")
-QUICK_SEEDS, BLOCK = 10, 10
+# A block is what a process plays before it answers.
+QUICK_SEEDS, BLOCK = 10, 5
 MINUTES = 4.0
 # What an episode takes besides the searcher's own computing.
 EPISODE_S = 0.005
@@ -144,11 +146,11 @@ def play_all(arena: Arena, most: int, limit_s: float, processes: int, kept: Epis
     started = time.monotonic()
     episodes = {case: dict((kept or {}).get(case, {})) for case in arena.cases()}
     with workers_of(arena, processes) as pool:
-        collect(pool, episodes, probes(episodes))
+        collect(pool, episodes, probes(episodes), started + limit_s)
         left_s = processes * (limit_s - (time.monotonic() - started))
         seeds = planned_seeds(*costs_of(episodes, most), left_s, most)
         print(f"{time.monotonic() - started:.0f} s for the first look; seeds: {seeds}", flush=True)
-        collect(pool, episodes, missing(episodes, seeds))
+        collect(pool, episodes, missing(episodes, seeds), started + limit_s)
     return episodes
 
 
@@ -176,6 +178,9 @@ def costs_of(episodes: Episodes, most: int) -> tuple[dict[str, float], dict[str,
         cases.setdefault(searcher, []).append(played)
     costs, known = {}, {}
     for searcher, all_played in cases.items():
+        if not any(all_played):  # its first episode took longer than there was time
+            costs[searcher], known[searcher] = math.inf, 0
+            continue
         seconds = [EPISODE_S + episode.own_s for played in all_played for episode in played.values()]
         costs[searcher] = len(all_played) * sum(seconds) / len(seconds)
         known[searcher] = min(most, *map(len, all_played))
@@ -195,7 +200,7 @@ def planned_seeds(costs: Mapping[str, float], known: Mapping[str, int], left_s: 
         fair_s = left_s / 2 if has_target else left_s / (len(order) - place)
         had = known.get(name, 0)
         planned[name] = max(had, min(most, had + int(max(0.0, fair_s) / max(costs[name], 1e-6))))
-        left_s -= (planned[name] - had) * costs[name]
+        left_s -= (planned[name] - had) * costs[name] if planned[name] > had else 0.0
     return {name: planned[name] for name in costs}
 
 
@@ -214,9 +219,15 @@ def _play(order: tuple[Case, tuple[int, ...]]) -> tuple[Case, dict[int, Episode]
     return order[0], _arena.play(*order)
 
 
-def collect(pool: Any, episodes: Episodes, orders: Sequence[tuple[Case, tuple[int, ...]]]) -> None:
-    """Play the orders and add what came of them."""
-    for case, played in pool.imap_unordered(_play, orders):
+def collect(pool: Any, episodes: Episodes, orders: Sequence[tuple[Case, tuple[int, ...]]], deadline: float) -> None:
+    """Play the orders and add what came of them; what is not there by the deadline is left to a later call."""
+    answers = pool.imap_unordered(_play, orders)
+    for _ in orders:
+        try:
+            case, played = answers.next(max(0.0, deadline - time.monotonic()))
+        except multiprocessing.TimeoutError:
+            print("time is up; what was played is kept, and the same call goes on", flush=True)
+            return
         episodes[case] |= played
 
 

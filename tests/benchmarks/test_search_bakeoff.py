@@ -3,6 +3,7 @@
 import doctest
 import json
 import math
+import multiprocessing
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -281,6 +282,29 @@ def test_seeds_are_planned_by_cost_and_nobody_loses_what_was_played() -> None:
     planned = replay.planned_seeds({"adaptive": 2.0, "a": 1.0, "b": 100.0}, {"b": 7}, 50.0, 100)
     assert planned == {"adaptive": 12, "a": 13, "b": 7}
     assert replay.planned_seeds({"adaptive": 0.1, "a": 0.2}, {"a": 100}, -5.0, 100) == {"adaptive": 0, "a": 100}
+
+
+class Pool:
+    """Plays at once in this process until an order makes it wait for ever."""
+
+    def imap_unordered(self, play: object, orders: list[object]) -> "Pool":
+        self.orders = iter(orders)
+        return self
+
+    def next(self, timeout: float) -> tuple[object, dict[int, Episode]]:
+        case, seeds = next(self.orders)  # type: ignore[misc]
+        if 7 in seeds:
+            raise multiprocessing.TimeoutError
+        return case, {seed: Episode((), 0.0) for seed in seeds}
+
+
+def test_what_is_not_played_in_time_is_left_to_a_later_call() -> None:
+    case = ("cold", "t", "a")
+    played = {case: dict[int, Episode]()}
+    replay.collect(Pool(), played, replay.missing(played, {"a": 20}), math.inf)
+    assert sorted(played[case]) == [0, 1, 2, 3, 4]
+    assert replay.costs_of({case: {}}, 100) == ({"a": math.inf}, {"a": 0})
+    assert replay.planned_seeds({"a": math.inf, "b": 1.0}, {}, 50.0, 100) == {"a": 0, "b": 25}
 
 
 def test_one_episode_shows_what_a_searcher_costs_and_who_was_not_everywhere_is_left_out() -> None:

@@ -14,6 +14,9 @@ from pages.components.methods import RECOMBINING, method_title, options_of, sear
 from pages.components.states import come_in_through_app, empty, guard, run_from_address, state_badge, unknown_run
 from pages.components.tables import subject_text
 
+# A proposal lands every few seconds at most, and a page of charts is dearer to draw than the live one.
+SLOWER = 3
+
 
 def how(run: dict[str, Any]) -> None:
     """The way to search in a sentence, and the run's other pages."""
@@ -63,11 +66,15 @@ def body(run_id: str, was_over: bool) -> None:
         if not events:
             nothing_yet(run)
             return
-        if proposals:
-            accounts = proposed.accounts_of(proposals, trials, baseline)
-            learning_parts.proposals_part(proposals, accounts)
-        training_parts.training_part(trainings, gates, learned.untrained_reason(events), run)
-        learning_parts.selection_part(learned.selections_of(events))
+        # A part that is still empty has its place already, so that what comes later moves nothing out of it.
+        with st.container():
+            if proposals:
+                accounts = proposed.accounts_of(proposals, trials, baseline)
+                learning_parts.proposals_part(proposals, accounts)
+        with st.container():
+            training_parts.training_part(trainings, gates, learned.untrained_reason(events), run)
+        with st.container():
+            learning_parts.selection_part(learned.selections_of(events))
 
 
 come_in_through_app(__file__)
@@ -82,4 +89,4 @@ else:
         state_badge(run["state"])
         st.markdown(f"**{subject_text(run)}**", width="content")
     how(run)
-    st.fragment(body, run_every=None if is_over else refresh_s())(run_id, is_over)
+    st.fragment(body, run_every=None if is_over else (refresh_s() or 0) * SLOWER or None)(run_id, is_over)

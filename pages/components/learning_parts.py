@@ -37,7 +37,8 @@ def proposals_part(proposals: Sequence[Proposal], accounts: Sequence[Account]) -
         st.caption("No measured candidate had been predicted, so there is no prediction to compare with.")
     tables.draw(accounts_table(accounts), "learning_accounts", "What each proposer did for this run")
     st.caption("*Raised the best by*: the shares multiply to the best fitness that the search found.")
-    with st.expander(f"All {len(proposals)} proposals"):
+    # A label that counted would close the box with each proposal.
+    with st.expander("Every proposal"):
         height = "auto" if len(proposals) < 9 else 340
         table = proposals_table(proposals)
         tables.draw(table, "learning_proposals", "Every proposal, the latest first", height=height)
@@ -94,10 +95,11 @@ def selection_part(selections: Sequence[Told]) -> None:
 
 def choose_told(rows: Sequence[Told], key: str, label: str) -> Told:
     """The one that is looked at: the latest, also when a later one arrives, until somebody chooses another."""
-    if len(rows) == 1:
-        return rows[0]
     by_title = {LATEST: rows[0], **{f"{row.number}, in iteration {row.iteration}": row for row in rows}}
-    return by_title[st.selectbox(label, list(by_title), key=f"learning_{key}", width=320)]
+    # In a place of its own, so that what stands below stays where it is when there is a choice.
+    with st.container():
+        chosen = st.selectbox(label, list(by_title), key=f"learning_{key}", width=320) if len(rows) > 1 else LATEST
+    return by_title[chosen]
 
 
 def draw(figure: Any, key: str, alt: str) -> None:

@@ -42,7 +42,8 @@ RETURN_UNITS = {"selection": "gain in fitness", "proposals": "gain in log fitnes
 def training_part(trainings: Sequence[Told], gates: Sequence[Told], why_not: str, run: Row) -> None:
     """What the policy learned from, how, and what it came to prefer; or why there is none."""
     st.subheader("What reinforcement learning learned")
-    _gate(gates, why_not)
+    with st.container():
+        _gate(gates, why_not)
     if not trainings:
         if not gates and not why_not:
             _no_policy(run)

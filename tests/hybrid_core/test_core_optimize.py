@@ -325,7 +325,14 @@ def test_with_rl_on_a_search_trains_a_policy_on_its_own_measurements(measured_by
     for size in (1, 2, 3, 4):
         for parts in itertools.combinations(sorted(singles), size):
             measured_by_table.table.setdefault("+".join(parts), (1.0 + 0.01 * size, 1.0, 1.0))
-    hybrid = core(num_candidates=1, convergence_threshold=0.0, optimization_strategies=list(STRATEGY_NAMES))
+    # Only what the table answers: a policy learns from what worked, and four recipes have to.
+    settings = {name: [setting] for name, setting in (single.split("=") for single in singles)}
+    hybrid = core(
+        num_candidates=1,
+        convergence_threshold=0.0,
+        optimization_strategies=list(STRATEGY_NAMES),
+        strategy_settings=settings,
+    )
     _, result = hybrid.hybrid_optimize_module(model)
     assert result["recipe"] == {"quantization": "bfloat16", "memory_pooling": "micro_batch"}
     assert hybrid.get_optimization_report()["rl_performance"]["total_rl_episodes"] >= 4 * 8

@@ -1,5 +1,6 @@
 """Learning: how one run was searched, what was predicted and came of it, and what a policy learned."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -13,9 +14,6 @@ from pages.components.hub import find_run, query
 from pages.components.methods import RECOMBINING, method_title, options_of, search_method_of, search_title
 from pages.components.states import come_in_through_app, empty, guard, run_from_address, state_badge, unknown_run
 from pages.components.tables import subject_text
-
-# A proposal lands every few seconds at most, and a page of charts is dearer to draw than the live one.
-SLOWER = 3
 
 
 def how(run: dict[str, Any]) -> None:
@@ -49,44 +47,51 @@ def nothing_yet(run: dict[str, Any]) -> None:
         empty(said, "pages/live.py", "Watch it", run=run["run_id"])
 
 
-def body(run_id: str, was_over: bool) -> None:
-    """Everything that changes while the run goes on."""
-    with guard("what was learned"):
-        run = find_run(run_id)
-        if run is None:
-            unknown_run(run_id)
-            return
-        if run["state"] in TERMINAL and not was_over:
-            st.rerun()  # the whole page: its timer is not needed any more
-        events, trials = fetch_told(run_id, learned.KINDS), query("trials", run_id=run_id)
-
-        baseline = run.get("baseline_fitness")
-        proposals = proposed.proposals_of(events, trials, baseline)
+def parts(run: dict[str, Any], events: Sequence[Mapping[str, Any]]) -> None:
+    """Everything that was told; a part that is empty has its place, so that what comes later moves nothing."""
+    trials, baseline = query("trials", run_id=run["run_id"]), run.get("baseline_fitness")
+    proposals = proposed.proposals_of(events, trials, baseline)
+    with st.container():
+        if proposals:
+            accounts = proposed.accounts_of(proposals, trials, baseline)
+            learning_parts.proposals_part(proposals, accounts)
+    with st.container():
         trainings, gates = learned.trainings_of(events), learned.gates_of(events)
-        if not events:
-            nothing_yet(run)
-            return
-        # A part that is still empty has its place already, so that what comes later moves nothing out of it.
-        with st.container():
-            if proposals:
-                accounts = proposed.accounts_of(proposals, trials, baseline)
-                learning_parts.proposals_part(proposals, accounts)
-        with st.container():
-            training_parts.training_part(trainings, gates, learned.untrained_reason(events), run)
-        with st.container():
-            learning_parts.selection_part(learned.selections_of(events))
+        training_parts.training_part(trainings, gates, learned.untrained_reason(events), run)
+    with st.container():
+        learning_parts.selection_part(learned.selections_of(events))
+
+
+def state_of(run: dict[str, Any], events: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
+    """What has to change for the page to look different."""
+    return run["state"], run.get("trials"), len(events)
+
+
+def watch(run_id: str, drawn: tuple[Any, ...]) -> None:
+    """Draw the page again when there is something new; until then nothing on it is touched."""
+    with guard("the look for news"):
+        run = find_run(run_id)
+        if run is not None and state_of(run, fetch_told(run_id, learned.KINDS)) != drawn:
+            st.rerun()
 
 
 come_in_through_app(__file__)
 st.title("Learning")
 run_id = run_from_address("pages/learning.py")
 run = find_run(run_id)
+events = fetch_told(run_id, learned.KINDS) if run else []
+
 if run is None:
     unknown_run(run_id)
 else:
-    is_over = run["state"] in TERMINAL
     with st.container(horizontal=True, vertical_alignment="center"):
         state_badge(run["state"])
         st.markdown(f"**{subject_text(run)}**", width="content")
     how(run)
-    st.fragment(body, run_every=None if is_over else (refresh_s() or 0) * SLOWER or None)(run_id, is_over)
+    with guard("what was learned"):
+        if events:
+            parts(run, events)
+        else:
+            nothing_yet(run)
+    if run["state"] not in TERMINAL:
+        st.fragment(watch, run_every=refresh_s())(run_id, state_of(run, events))

@@ -16,7 +16,7 @@ from hybrid_core.rl.rollouts import setting_shares
 from hybrid_core.rl.variants import SWITCHES, variant_name
 
 LIKELIEST = 5
-SIX = 6
+DIGITS = 6
 
 
 def learning_report(learner: HybridRLOptimizer, reason: str, gate: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -107,8 +107,8 @@ def likeliest(learner: HybridRLOptimizer, count: int = LIKELIEST) -> list[dict[s
         found.append(
             {
                 "recipe": key,
-                "probability": round(float(chances[place]), SIX),
-                "reward": round(float(game.rewards[state]), SIX),
+                "probability": round(float(chances[place]), DIGITS),
+                "reward": round(float(game.rewards[state]), DIGITS),
                 "is_measured": key in game.measured_rewards,
             }
         )
@@ -122,5 +122,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(inner) for inner in value]
     if isinstance(value, float):
-        return round(value, SIX) if math.isfinite(value) else None
+        return round(value, DIGITS) if math.isfinite(value) else None
     return value

@@ -105,11 +105,13 @@ def judge(left_out: Sequence[LeftOut]) -> Gate:
         return Gate("none", "No other model was measured before, so learning rests on this run's own measurements.", {})
     enough = tuple(one for one in left_out if len(one.measured) >= LEAST_ROWS and math.isfinite(one.correlation))
     if len(enough) < LEAST_MODELS:
+        known = f"with {LEAST_ROWS} or more recipes"
+        many = {0: f"No other model {known} is", 1: f"Only one other model {known} is"}
         return Gate(
             "too_little",
-            f"Only {len(enough)} other models with {LEAST_ROWS} or more recipes are known, and {LEAST_MODELS} are "
-            "needed to judge whether models are alike; their results are set aside and learning rests on this run's "
-            "own.",
+            f"{many.get(len(enough), f'Only {len(enough)} other models {known} are')} known, and {LEAST_MODELS} are "
+            "needed to judge whether models are alike; what is known of others is set aside, and learning rests on "
+            "this run's own results.",
             {},
         )
     correlation = median(one.correlation for one in enough)

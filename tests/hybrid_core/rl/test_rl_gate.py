@@ -88,7 +88,7 @@ def test_no_history_and_too_little_of_it_are_told_apart_and_judge_nothing():
     short = judge(models(0, rows=LEAST_ROWS - 1))
     assert [gate.case for gate in (none, few, short)] == ["none", "too_little", "too_little"]
     assert [gate.passed for gate in (none, few, short)] == [None, None, None]
-    assert "Only 2 other models" in few.sentence and "Only 0 other models" in short.sentence
+    assert "Only 2 other models" in few.sentence and "No other model" in short.sentence
 
 
 def test_the_verdict_is_json_with_a_row_per_model():

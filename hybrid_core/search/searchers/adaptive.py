@@ -4,7 +4,7 @@ First a portfolio that is good on every earlier model, then the likeliest recipe
 improvement. Every fourth pick belongs to another proposer (recombination by the person's selection method, the learned
 policy, local search), chosen by a bandit that credits what a proposer really gained: one that is better on this model
 takes part more, and the chosen method acts in every run. Without history the cheapest single of each strategy begins
-in place of the portfolio. How it fares against every other method: docs/search_bakeoff.md.
+in place of the portfolio. How to compare it with every other method: docs/search_bakeoff.md.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def test_where_optuna_is_absent_the_reason_says_how_to_get_it(monkeypatch):
     assert all("pip install -c requirements.lock optuna" in entry.unavailable() for entry in controls)
 
 
-pytest.importorskip("optuna")
+pytest.importorskip("optuna", reason="optuna is in requirements-dev.txt; 'make test' installs it")
 
 
 def made(kind, seed=0, forbidden=FORBIDDEN):

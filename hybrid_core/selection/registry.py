@@ -84,7 +84,8 @@ METHODS: tuple[SelectionMethod, ...] = (
     ),
     SelectionMethod(
         "rl",
-        "A small policy network trained on this run's own measurements chooses the parents.",
+        "A small policy network trained on this run's own measurements chooses the parents; inside the adaptive search "
+        "it proposes whole recipes.",
         rl.select,
         None,
     ),

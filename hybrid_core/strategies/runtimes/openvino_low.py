@@ -1,5 +1,6 @@
 """`openvino_int8` and `openvino_bf16`: OpenVINO with fewer bits, for weights and activations both.
 
+Without VNNI, OpenVINO's int8 kernels overflow as everybody's do (259 for a sum of 512 ones), so weights keep 7 bits there.
 int8 is static: NNCF watches the activations on calibration inputs and writes their ranges into the graph, so a call
 computes no scales. The inputs are made like those of the workload but are never those that are compared or timed.
 bfloat16 needs no calibration, only a processor with units for it: elsewhere it would be emulated.
@@ -12,6 +13,7 @@ import contextlib
 import io
 import logging
 import math
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,12 @@ from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.strategies.base import Applied, Method, Setting, Situation
 from hybrid_core.strategies.runtimes.graph_file import CallForm, GraphFile, given_tensors
 from hybrid_core.strategies.runtimes.installed import cpu_only_reason, missing_reason
-from hybrid_core.strategies.runtimes.onnx_int8 import LOSSY, own_runtime_conflicts, processor_flags
+from hybrid_core.strategies.runtimes.onnx_int8 import (
+    LOSSY,
+    needs_reduced_range,
+    own_runtime_conflicts,
+    processor_flags,
+)
 from hybrid_core.strategies.runtimes.onnx_runtime import refuse_decode
 from hybrid_core.strategies.runtimes.open_vino import LIBRARIES, OpenVino, silent_openvino
 from hybrid_core.strategies.runtimes.session import run_elsewhere
@@ -68,6 +75,7 @@ def quantize_static(graph: GraphFile, calls: list[list[Tensor]]) -> tuple[Path, 
     """Write the calibrated int8 form of a graph file beside it."""
     openvino = silent_openvino()
     import nncf
+    from nncf.quantization.advanced_parameters import OverflowFix
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     core = openvino.Core()
@@ -76,6 +84,7 @@ def quantize_static(graph: GraphFile, calls: list[list[Tensor]]) -> tuple[Path, 
     is_transformer = bool(kinds & {"Softmax", "ScaledDotProductAttention"})
     kept = products_of_reductions(model) if is_transformer else []
     data = nncf.Dataset([[tensor.detach().contiguous().numpy() for tensor in call] for call in calls])
+    reduced = needs_reduced_range(platform.machine(), processor_flags())
     nncf.set_log_level(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -85,9 +94,11 @@ def quantize_static(graph: GraphFile, calls: list[list[Tensor]]) -> tuple[Path, 
                 model_type=nncf.ModelType.TRANSFORMER if is_transformer else None,
                 subset_size=len(calls),
                 ignored_scope=nncf.IgnoredScope(names=kept) if kept else None,
-                # Else the extremes of single calls are averaged, and whatever is brighter than usual is cut off.
                 advanced_parameters=nncf.AdvancedQuantizationParameters(
-                    activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+                    # Else the extremes of single calls are averaged, and whatever is brighter than usual is cut off.
+                    activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+                    # Half the range for every weight; NNCF's own choice halves that of the first layers alone.
+                    overflow_fix=OverflowFix.ENABLE if reduced else OverflowFix.DISABLE,
                 ),
             )
     except Exception as error:  # NNCF and OpenVINO raise classes of their own, one for each thing they lack
@@ -99,6 +110,7 @@ def quantize_static(graph: GraphFile, calls: list[list[Tensor]]) -> tuple[Path, 
     path = graph.path.with_suffix(".int8.xml")
     openvino.save_model(quantized, str(path), compress_to_fp16=False)
     said = f"NNCF put {count} int8 ranges into the graph, found on {len(calls)} calibration calls"
+    said += "; weights keep 7 bits, for this processor has no VNNI" if reduced else ""
     return path, said + (f"; {len(kept)} products behind a mean or sum stay float32" if kept else "")
 
 

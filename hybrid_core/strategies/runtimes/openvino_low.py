@@ -1,8 +1,8 @@
 """`openvino_int8` and `openvino_bf16`: OpenVINO with fewer bits, for weights and activations both.
 
-Without VNNI, OpenVINO's int8 kernels overflow as everybody's do (259 for a sum of 512 ones), so weights keep 7 bits there.
 int8 is static: NNCF watches the activations on calibration inputs and writes their ranges into the graph, so a call
 computes no scales. The inputs are made like those of the workload but are never those that are compared or timed.
+Without VNNI the kernels overflow in 16 bits (259 for a sum of 512 ones), so weights keep seven bits there.
 bfloat16 needs no calibration, only a processor with units for it: elsewhere it would be emulated.
 Sources: NNCF (Kozlov et al. 2020, arXiv 2002.08679); OpenVINO documentation, "Precision control".
 """

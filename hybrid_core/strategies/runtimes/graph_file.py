@@ -87,21 +87,31 @@ def record_call(model: nn.Module, situation: Situation) -> tuple[CallForm, tuple
     Raises:
         StrategyUnsupported: the workload uses the model otherwise than by calling it, or hands it other objects.
     """
-    calls: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = []
+    given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    answers: list[Any] = []
 
-    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], answer: Any) -> None:
-        if not calls:
-            calls.append((_copied(args), _copied(kwargs), _copied(answer)))
+    def note_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not given:
+            given.append((_copied(args), _copied(kwargs)))
 
-    hook = model.register_forward_hook(keep, with_kwargs=True)
+    def note_answer(module: nn.Module, args: tuple[Any, ...], answer: Any) -> None:
+        if not answers:
+            answers.append(_copied(answer))
+
+    # Before the hooks that the model has (a cast to bfloat16 is one): whoever calls it hands over what they are given.
+    hooks = (
+        model.register_forward_pre_hook(note_call, prepend=True, with_kwargs=True),
+        model.register_forward_hook(note_answer),
+    )
     try:
         with torch.inference_mode(False), torch.no_grad():
             situation.call(model, _copied(situation.example_inputs))
     finally:
-        hook.remove()
-    if not calls:
+        for hook in hooks:
+            hook.remove()
+    if not answers:
         raise StrategyUnsupported("the workload never calls the model itself, only parts of it: nothing to export")
-    args, kwargs, answer = calls[0]
+    (args, kwargs), answer = given[0], answers[0]
     leaves, spec = pytree.tree_flatten((args, kwargs))
     out_leaves, out_spec = pytree.tree_flatten(answer)
     _refuse_objects(leaves, "is called with")
@@ -122,7 +132,7 @@ def given_tensors(
         if tensors is not None:
             calls.append([tensor.detach().clone() for tensor in tensors])
 
-    hook = model.register_forward_pre_hook(keep, with_kwargs=True)
+    hook = model.register_forward_pre_hook(keep, prepend=True, with_kwargs=True)
     try:
         with torch.inference_mode(False), torch.no_grad():
             situation.call(model, _copied(inputs))

@@ -9,6 +9,7 @@ from torch import nn
 from hybrid_core.allocated import allocated_peak
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.strategies.pooling.release_early import MOST_GRAPHS, WORTH_SHARE
+from hybrid_core.strategies.registry import get_strategy
 from tests.hybrid_core.strategies.pooling_pieces import STRATEGY, TinyDecoder, apply, decode_situation, noise
 
 
@@ -100,6 +101,17 @@ def test_the_graph_answers_exactly_as_the_model_for_fresh_inputs_and_other_batch
             before = x.clone()
             assert same(model(x), applied.model(x)), shape
             assert torch.equal(x, before)
+    assert len(applied.model.graphs) == 1
+
+
+def test_a_model_whose_hook_casts_its_inputs_is_called_with_what_its_caller_has():
+    """bfloat16 casts at the root: the graph is made for the float inputs and does the cast itself."""
+    narrow = get_strategy("quantization").apply("bfloat16", KeepsLocals().eval(), forward_situation(noise(64, 4))).model
+    applied = STRATEGY.apply("release_early", narrow, forward_situation(noise(64, 4)))
+    with torch.no_grad():
+        for rows in (64, 5):
+            found = applied.model(noise(rows, 4, seed=rows))
+            assert found.dtype == torch.float32 and torch.equal(found, narrow(noise(rows, 4, seed=rows)))
     assert len(applied.model.graphs) == 1
 
 

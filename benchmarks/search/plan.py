@@ -2,12 +2,13 @@
 
 Pass A begins with the untouched model and the single settings, because a recipe with a setting that fails is not tried
 (a search closes it, too); everything else comes in an order drawn from the subject's name. Pass B times what pass A
-found to work once more, in another order, at another time and in other processes. What a noisy machine spoiled is
-tried again at the end of its pass.
+found to work once more, in another order, at another time and in other processes. What a noisy machine spoiled, by
+ending it or by widening its interval, is tried again at the end of its pass.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from hybrid_core.records import Outcome, Recipe, Step
 MOST_ATTEMPTS = 3
 # What a noisy machine may be to blame for; a deadline passes early where others use most of the processor.
 SPOILED = (Outcome.UNSTABLE, Outcome.TIMEOUT)
+# Half the width of an interval of log speed; on a quiet machine it is 0.01 to 0.04.
+WIDEST = 0.06
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,11 @@ def without_trial(recipe: Recipe, failed: Mapping[Step, Row]) -> Row | None:
 
 
 def is_spoiled(row: Row | None) -> bool:
-    """Whether the machine and not the recipe kept it from being measured."""
-    return row is not None and row["outcome"] in SPOILED
+    """Whether the machine and not the recipe kept it from being measured, or from being measured well."""
+    if row is None or row["outcome"] in SPOILED:
+        return row is not None
+    low, high = row.get("speed_low"), row.get("speed_high")
+    return bool(low and high) and math.log(high / low) / 2 > WIDEST
 
 
 def names_of(recipe: Recipe, which: str, attempt: int, place: int) -> Row:

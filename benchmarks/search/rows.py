@@ -139,11 +139,13 @@ def estimate_of(row: Row, name: str) -> Estimate:
 
 
 def last_attempts(rows: Sequence[Row], which: str) -> dict[str, Row]:
-    """Recipe -> its last row of that pass."""
+    """Recipe -> its last row of that pass; one that worked is not replaced by one that did not, and counts as last."""
     found: dict[str, Row] = {}
-    for row in rows:
-        if row["pass"] == which and row["attempt"] >= found.get(row["recipe"], row)["attempt"]:
-            found[row["recipe"]] = row
+    for row in (row for row in rows if row["pass"] == which):
+        before = found.get(row["recipe"], row)
+        if row["attempt"] >= before["attempt"]:
+            keeps = before["outcome"] == Outcome.OK != row["outcome"]
+            found[row["recipe"]] = {**before, "attempt": row["attempt"]} if keeps else row
     return found
 
 

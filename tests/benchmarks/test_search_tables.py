@@ -18,7 +18,7 @@ from benchmarks.search.build_table import build
 from benchmarks.search.fork_server import ForkServer
 from benchmarks.search.journal import Journal, identity
 from benchmarks.search.plan import MOST_ATTEMPTS, Plan
-from benchmarks.search.rows import Row
+from benchmarks.search.rows import Row, last_attempts
 from hybrid_core.records import (
     MeasureLimits,
     MeasureRequest,
@@ -103,6 +103,28 @@ def test_what_a_noisy_machine_spoiled_is_tried_again_at_the_end_and_blocks_nothi
     assert ("B", "kernel_fusion=fold") in fake.asked and ("B", "kernel_fusion=merge") not in fake.asked
     passes = [which for which, _ in fake.asked]
     assert passes == sorted(passes)
+
+
+def test_a_wide_interval_is_measured_again_and_not_lost_where_that_fails(tmp_path: Path) -> None:
+    """The machine was busy: half the width of the interval of log speed says so."""
+    plan, fake = plan_of_few(), Fake({"kernel_fusion=fold": [Outcome.OK, Outcome.UNSTABLE]})
+    bounds = {"kernel_fusion=fold": [(1.0, 1.3)], "kernel_fusion=merge": [(1.0, 1.3), (1.1, 1.2)]}
+
+    def measure(recipe: Recipe, which: str) -> Row:
+        row = fake(recipe, which)
+        left = bounds.get(recipe.key, []) if which == "A" and row["outcome"] == "ok" else []
+        low, high = left.pop(0) if left else (1.0, 1.1)
+        return row | ({"speed_low": low, "speed_high": high} if row["outcome"] == "ok" else {})
+
+    journal = Journal(tmp_path / "few.jsonl", ABOUT)
+    assert build(journal, plan, measure)
+    asked = Counter(key for which, key in fake.asked if which == "A")
+    assert {key for key, count in asked.items() if count > 1} == set(bounds)
+    found = last_attempts(journal.rows, "A")
+    assert found["kernel_fusion=merge"]["speed_high"] == 1.2 and asked["kernel_fusion=merge"] == 2
+    assert found["kernel_fusion=fold"]["speed_high"] == 1.1 and asked["kernel_fusion=fold"] == MOST_ATTEMPTS
+    journal.rows.append(found["kernel_fusion=fold"] | {"outcome": "unstable", "speed_high": 9.0, "attempt": 3})
+    assert last_attempts(journal.rows, "A")["kernel_fusion=fold"]["speed_high"] == 1.1
 
 
 def _killed_while_measuring(path: Path, after: int) -> None:

@@ -42,7 +42,7 @@ SUBJECTS = (
 WINNERS, QUICK_WINNERS = 20, 1
 MOST_RUNS = 2  # times the winners wanted; a run that ends with the untouched model has none
 REPEATS = 2
-BUDGET_S = 60.0
+BUDGET_S = 90.0
 
 
 def measure(book: Book, *, quick: bool) -> None:

@@ -4,10 +4,12 @@ Question: what would each way of searching have found, and after how many trials
 only where all answers are known. So each valid recipe is measured as a search of a minute would measure it (correctness
 first, then interleaved pairs, memory and quality in passes of their own), failures are rows, and what the model cannot
 have is asked first and refused without a trial. Everything is done twice, in other processes and another order: a
-search sees pass A, what it chose is judged by pass B, which needs timing alone.
+search sees pass A, what it chose is judged by pass B, which needs timing alone. Where one process differs much from
+the next, more judging passes (`--judges`) say what a recipe is worth; a finished table can be given some later.
 
     python benchmarks/search/build_table.py convnet tiny forward        resumable; Ctrl-C keeps what was measured
     python benchmarks/search/build_table.py convnet tiny forward --seconds 600     at most ten minutes in this call
+    python benchmarks/search/build_table.py convnet tiny forward --judges 4        three further judging passes
     python benchmarks/search/build_table.py --list                      how many recipes each subject has
 
 The journal grows in `build/search/`; the finished table goes to `benchmarks/results/search/`. One thread.
@@ -23,6 +25,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ sys.path[0] = str(ROOT)
 from benchmarks.search.journal import FOLDER, Journal  # noqa: E402
 from benchmarks.search.measurer import Measurer, limits_of  # noqa: E402
 from benchmarks.search.plan import Plan  # noqa: E402
-from benchmarks.search.rows import RESULTS, Row, write_table  # noqa: E402
+from benchmarks.search.rows import JUDGES, RESULTS, Row, write_table  # noqa: E402
 from benchmarks.truth.book import environment, procedure_text  # noqa: E402
 from benchmarks.truth.trials import subject_of  # noqa: E402
 from hybrid_core.config import HybridOptimizationConfig  # noqa: E402
@@ -55,6 +58,9 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", default=[], help="only these, as strategy=setting")
     parser.add_argument("--limit", type=int, default=sys.maxsize, help="at most so many trials in this call")
     parser.add_argument("--seconds", type=float, default=math.inf, help="at most so long in this call")
+    parser.add_argument(
+        "--judges", type=int, choices=range(1, len(JUDGES) + 1), default=1, metavar="N", help="how many passes judge"
+    )
     parser.add_argument("--timed-seconds", type=float, default=TIMED_S, help="for the clock of one trial")
     chosen = parser.parse_args()
     if chosen.list:
@@ -76,8 +82,9 @@ def list_subjects(settings: list[str]) -> None:
 def build_one(chosen: argparse.Namespace) -> None:
     """Go on with the journal of this subject; write the table when it is complete."""
     subject, limits = subject_of(*chosen.subject), limits_of(chosen.timed_seconds)
-    plan = plan_of(subject, chosen.settings)
-    journal = Journal(FOLDER / f"{plan.name}.jsonl", about_of(subject, plan, to_json(limits), chosen.settings))
+    plan = replace(plan_of(subject, chosen.settings), judges=chosen.judges)
+    path, about = RESULTS / f"{plan.name}.parquet", about_of(subject, plan, to_json(limits), chosen.settings)
+    journal = Journal(FOLDER / f"{plan.name}.jsonl", about, path)
     scratch = FOLDER / f"{plan.name}.scratch"
     scratch.mkdir(mode=0o700, exist_ok=True)
     blocks = [row["block"] for row in journal.rows if row.get("block") is not None]
@@ -92,7 +99,6 @@ def build_one(chosen: argparse.Namespace) -> None:
     if not is_complete:
         print(f"{len(journal.rows)} rows in {journal.path.relative_to(ROOT)}; the same call goes on")
         return journal.close()
-    path = RESULTS / f"{plan.name}.parquet"
     write_table(path, journal.rows, journal.about)
     journal.close(remove=True)
     shutil.rmtree(scratch, ignore_errors=True)

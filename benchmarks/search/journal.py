@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.search.rows import Row
+from benchmarks.search.rows import Row, read_table
 
 FOLDER = Path(__file__).resolve().parents[2] / "build" / "search"
 
@@ -20,8 +20,8 @@ FOLDER = Path(__file__).resolve().parents[2] / "build" / "search"
 class Journal:
     """An open journal with all rows so far; held by a lock, because two builders would measure beside each other."""
 
-    def __init__(self, path: Path, about: dict[str, Any]) -> None:
-        """Open or begin it.
+    def __init__(self, path: Path, about: dict[str, Any], finished: Path | None = None) -> None:
+        """Open or begin it; a new one begins with the rows of the `finished` table, where there is one.
 
         Raises:
             SystemExit: another process has it open, or it was begun under other conditions.
@@ -34,6 +34,12 @@ class Journal:
         except BlockingIOError:
             raise SystemExit(f"another process builds {path.stem}; wait for its end") from None
         lines = self._whole_lines()
+        if not lines and finished is not None and finished.exists():
+            rows, then = read_table(finished)
+            _refuse_other(then, about, finished)
+            lines = [{"about": then}, *({k: v for k, v in row.items() if v is not None} for row in rows)]
+            for line in lines:
+                self._append(line)
         if not lines:
             self._append({"about": about})
         self.about: dict[str, Any] = lines[0]["about"] if lines else about

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.search.fork_server import ForkServer
-from benchmarks.search.rows import Row, facts_of
+from benchmarks.search.rows import SEEN, Row, facts_of
 from benchmarks.truth.trials import Runner
 from hybrid_core.recipes import start_variables
 from hybrid_core.records import MeasureLimits, Purpose, Recipe, Subject
@@ -48,11 +48,11 @@ class Measurer:
         """The facts of one trial."""
         can_fork = not start_variables(recipe) and self.subject.threads == 1
         runner = self._forking_runner(which) if can_fork else self._fresh
-        measured = runner.measure(self.subject, recipe, self._limits[which])
+        measured = runner.measure(self.subject, recipe, self._limits["A" if which == SEEN else "B"])
         if can_fork:
             assert self._server is not None
             self._server.refuse_if_gone()
-        facts = facts_of(measured.trial, measured.phases_s, with_quality=which == "A")
+        facts = facts_of(measured.trial, measured.phases_s, with_quality=which == SEEN)
         return facts | {"forked": can_fork, "block": self.block if can_fork else None}
 
     def stop(self) -> None:

@@ -2,7 +2,8 @@
 
 Pass A begins with the untouched model and the single settings, because a recipe with a setting that fails is not tried
 (a search closes it, too); everything else comes in an order drawn from the subject's name. Pass B times what pass A
-found to work once more, in another order, at another time and in other processes. What a noisy machine spoiled, by
+found to work once more, in another order, at another time and in other processes, and so does each further pass: one
+process more, where a single one is too noisy to judge by. What a noisy machine spoiled, by
 ending it or by widening its interval, is tried again at the end of its pass.
 """
 
@@ -13,7 +14,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.search.rows import Row, inferred, last_attempts
+from benchmarks.search.rows import JUDGES, SEEN, Row, inferred, last_attempts
 from hybrid_core.records import Outcome, Recipe, Step
 
 MOST_ATTEMPTS = 3
@@ -30,6 +31,12 @@ class Plan:
     name: str
     recipes: tuple[Recipe, ...]
     unsupported: Mapping[Step, str]
+    judges: int = 1
+
+    @property
+    def judging(self) -> str:
+        """The names of the passes that judge."""
+        return JUDGES[: self.judges]
 
     def refused(self) -> list[Row]:
         """A row for each recipe that needs no process to be refused."""
@@ -49,7 +56,7 @@ class Plan:
         """The valid recipes in the order of that pass."""
         drawn = self.valid()
         random.Random(f"{self.name}/{which}").shuffle(drawn)
-        first = 1 if which == "A" else 0
+        first = 1 if which == SEEN else 0
         return sorted(drawn, key=lambda recipe: min(len(recipe.steps), 1 + first))
 
     def next_row(self, rows: Sequence[Row]) -> Row | None:
@@ -57,16 +64,18 @@ class Plan:
         return next(self._missing(rows), None)
 
     def _missing(self, rows: Sequence[Row]) -> Iterator[Row]:
-        passes = {which: last_attempts(rows, which) for which in ("A", "B")}
-        failed = failed_singles(passes["A"])
-        for place, recipe in enumerate(self.ordered("A")):
-            if recipe.key not in passes["A"]:
-                yield without_trial(recipe, failed) or names_of(recipe, "A", 0, place)
-        yield from self._again("A", passes["A"])
-        for place, recipe in enumerate(self.ordered("B")):
-            if recipe.key not in passes["B"] and passes["A"][recipe.key]["outcome"] == Outcome.OK:
-                yield names_of(recipe, "B", 0, place)
-        yield from self._again("B", passes["B"])
+        seen = last_attempts(rows, SEEN)
+        failed = failed_singles(seen)
+        for place, recipe in enumerate(self.ordered(SEEN)):
+            if recipe.key not in seen:
+                yield without_trial(recipe, failed) or names_of(recipe, SEEN, 0, place)
+        yield from self._again(SEEN, seen)
+        for which in self.judging:
+            timed = last_attempts(rows, which)
+            for place, recipe in enumerate(self.ordered(which)):
+                if recipe.key not in timed and seen[recipe.key]["outcome"] == Outcome.OK:
+                    yield names_of(recipe, which, 0, place)
+            yield from self._again(which, timed)
 
     def _again(self, which: str, last: Mapping[str, Row]) -> Iterator[Row]:
         spoiled = [recipe for recipe in self.ordered(which) if is_spoiled(last.get(recipe.key))]
@@ -77,11 +86,12 @@ class Plan:
 
     def left(self, rows: Sequence[Row]) -> int:
         """About how many trials are missing; what will fail or be spoiled is not known before."""
-        passes = {which: last_attempts(rows, which) for which in ("A", "B")}
-        failed = failed_singles(passes["A"])
-        open_a = [r for r in self.valid() if r.key not in passes["A"] and without_trial(r, failed) is None]
-        works = sum(row["outcome"] == Outcome.OK for row in passes["A"].values())
-        return 2 * len(open_a) + works - len(passes["B"])
+        seen = last_attempts(rows, SEEN)
+        failed = failed_singles(seen)
+        unseen = [r for r in self.valid() if r.key not in seen and without_trial(r, failed) is None]
+        works = sum(row["outcome"] == Outcome.OK for row in seen.values())
+        timed = sum(len(last_attempts(rows, which)) for which in self.judging)
+        return (1 + self.judges) * len(unseen) + self.judges * works - timed
 
 
 def failed_singles(last: Mapping[str, Row]) -> dict[Step, Row]:

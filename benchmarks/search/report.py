@@ -51,6 +51,8 @@ def table_row(table: Table, tables: Sequence[Table]) -> Row:
         "good": {f"{share:.0%}": table.good(share) for share in WITHIN},
         "within_noise": int(table.is_within_noise[:-1].sum()),
         "noise": _rounded(table.noise),
+        "process_sd": _rounded(table.process_sd),
+        "judges": table.judges,
         "is_usable": table.is_usable,
         "best": table.recipes[int(table.worth.argmax())].key,
         "best_gain": _rounded(float(np.exp(table.worth.max()))),

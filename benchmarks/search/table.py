@@ -1,9 +1,10 @@
 """A measured table as searches are replayed over it: what a trial would have shown, and what its recipe is worth.
 
 Each look at a recipe draws half of its timed blocks of pass A, by the seed of the replay and the same for every
-searcher (common random numbers), so a searcher meets noise as in a real run. Worth is judged by pass B, which no
-searcher sees: else the luckiest of many noisy figures would look best, and its finder clever. A recipe that breaks a
-bound in pass B is worth what the untouched model is, because a final would refuse it.
+searcher (common random numbers), so a searcher meets noise as in a real run. Worth is judged by the other passes, which
+no searcher sees: else the luckiest of many noisy figures would look best, and its finder clever. Each of them timed the
+recipe in a process of its own, and they are averaged. A recipe that breaks a bound there is worth what the untouched
+model is, because a final would refuse it.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.search.rows import Row, estimate_of, last_attempts, read_table
+from benchmarks.search.rows import JUDGES, SEEN, Row, estimate_of, last_attempts, read_table
 from hybrid_core.config import HybridOptimizationConfig
 from hybrid_core.fitness import active_weights, baseline_fitness, shortfall
 from hybrid_core.measurement.statistics import block_means, log_ratios
@@ -41,12 +43,16 @@ LESS = math.sqrt(2)
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """One subject; `rows_a` and `rows_b` hold the last attempts of what was tried, the untouched model too."""
+    """One subject.
+
+    `rows_a` holds the last attempts of pass A of what was tried, the untouched model too; `judged` what the judging
+    passes measured of each recipe.
+    """
 
     name: str
     about: Mapping[str, Any]
     rows_a: Mapping[str, Row]
-    rows_b: Mapping[str, Row]
+    judged: Mapping[str, Sequence[Row]]
     options: HybridOptimizationConfig
 
     @cached_property
@@ -99,7 +105,7 @@ class Table:
 
     @cached_property
     def worth(self) -> Array:
-        """Log fitness / the untouched model's by pass B; 0 for what a final would refuse."""
+        """Log fitness / the untouched model's by the judging passes; 0 for what a final would refuse."""
         found = np.zeros(len(self.recipes))
         for i, recipe in enumerate(self.recipes):
             seen = self._scored.get(recipe.key)
@@ -114,7 +120,7 @@ class Table:
 
     @cached_property
     def is_within_noise(self) -> npt.NDArray[np.bool_]:
-        """Whether pass B cannot tell the recipe from the best: less than two standard errors apart."""
+        """Whether the judging passes cannot tell the recipe from the best: less than two standard errors apart."""
         worths = np.append(self.worth, 0.0)
         sds = np.append([self._scored[r.key].sd if r.key in self._scored else 0.0 for r in self.recipes], 0.0)
         best = int(worths.argmax())
@@ -123,7 +129,7 @@ class Table:
 
     @cached_property
     def is_worse(self) -> npt.NDArray[np.bool_]:
-        """Whether pass B finds it worse than the untouched model by more than a tie: 1 % and two standard errors."""
+        """Whether the judging passes find it worse than the untouched model by over 1 % and two standard errors."""
         sds = np.array([self._scored[r.key].sd if r.key in self._scored else 0.0 for r in self.recipes])
         worse: npt.NDArray[np.bool_] = self.worth < -np.maximum(0.01, 2.0 * sds)
         return worse
@@ -133,13 +139,25 @@ class Table:
         return int((self.regret[:-1] <= share).sum())
 
     @cached_property
+    def process_sd(self) -> float:
+        """By how much the log speed of one process is off: from what all passes say of the same recipes, robustly."""
+        differences = [
+            abs(one - other)
+            for key, rows in self.judged.items()
+            if key in self.place and self.rows_a[key]["outcome"] == Outcome.OK
+            for one, other in combinations([math.log(row["speed"]) for row in (self.rows_a[key], *rows)], 2)
+        ]
+        return float(1.4826 * np.median(differences) / math.sqrt(2)) if differences else math.inf
+
+    @property
+    def judges(self) -> int:
+        """How many processes judged the median recipe."""
+        return sorted(len(rows) for rows in self.judged.values())[len(self.judged) // 2] if self.judged else 0
+
+    @property
     def noise(self) -> float:
-        """By how much one measurement of log speed is off: from what both passes say of the same recipes, robustly."""
-        both = [key for key, seen in self._scored.items() if math.isfinite(seen.value)]
-        if not both:
-            return math.inf
-        differences = [math.log(self.rows_a[key]["speed"] / self.rows_b[key]["speed"]) for key in both]
-        return float(1.4826 * np.median(np.abs(differences)) / math.sqrt(2))
+        """By how much the log speed that a recipe is judged by is off."""
+        return self.process_sd / math.sqrt(self.judges) if self.judges else math.inf
 
     @property
     def is_usable(self) -> bool:
@@ -148,7 +166,7 @@ class Table:
 
     @cached_property
     def points(self) -> list[tuple[float, float] | None]:
-        """(log speed by pass B, log memory) of every recipe that keeps the accuracy, None for the others."""
+        """(judged log speed, log memory) of every recipe that keeps the accuracy, None for the others."""
         bound, found = self.options.min_accuracy_preservation, list[tuple[float, float] | None]()
         for recipe in self.recipes:
             seen, row = self._scored.get(recipe.key), self.rows_a[recipe.key]
@@ -199,13 +217,21 @@ class Table:
 
     @cached_property
     def _scored(self) -> dict[str, Seen]:
-        """What pass B says of each recipe that it could time; memory and accuracy are those of pass A."""
+        """What the judging passes say of each recipe they could time; memory and accuracy are those of pass A."""
         found = {}
         for recipe in self.recipes:
-            row, again = self.rows_a[recipe.key], self.rows_b.get(recipe.key)
-            if again is not None and again["outcome"] == Outcome.OK and row["outcome"] == Outcome.OK:
-                found[recipe.key] = self._told(recipe, row, estimate_of(again, "speed"), again["seconds"])
+            row, again = self.rows_a[recipe.key], self.judged.get(recipe.key)
+            if again and row["outcome"] == Outcome.OK:
+                found[recipe.key] = self._told(recipe, row, self._mean_speed(again), again[0]["seconds"])
         return found
+
+    def _mean_speed(self, rows: Sequence[Row]) -> Estimate:
+        """The geometric mean over processes; its interval is that of one process's noise or of their own, the wider."""
+        speeds = [estimate_of(row, "speed") for row in rows]
+        own = math.sqrt(sum(log_sd(speed) ** 2 for speed in speeds) / len(speeds))
+        half = HALF_WIDTH_SDS * max(own, self.process_sd) / math.sqrt(len(speeds))
+        middle = math.fsum(math.log(speed.value) for speed in speeds) / len(speeds)
+        return Estimate(*(math.exp(middle + sign * half) for sign in (0, -1, 1)))
 
     def _told(self, recipe: Recipe, row: Row, speed: Estimate, seconds: float) -> Seen:
         memory, accuracy = estimate_of(row, "memory"), estimate_of(row, "accuracy")
@@ -255,10 +281,15 @@ def table_of(
     name: str, rows: Sequence[Row], about: Mapping[str, Any], options: HybridOptimizationConfig | None = None
 ) -> Table:
     """The table of these rows; what was refused without a trial is no part of the space."""
-    tried = {key: row for key, row in last_attempts(rows, "A").items() if row.get("inferred_from") is None}
+    tried = {key: row for key, row in last_attempts(rows, SEEN).items() if row.get("inferred_from") is None}
     if Recipe().key not in tried:
         raise ValueError(f"{name}: the untouched model was not measured in pass A; build the table anew")
-    return Table(name, about, tried, last_attempts(rows, "B"), options or HybridOptimizationConfig())
+    judged: dict[str, list[Row]] = {}
+    for which in JUDGES:
+        for key, row in last_attempts(rows, which).items():
+            if row["outcome"] == Outcome.OK:
+                judged.setdefault(key, []).append(row)
+    return Table(name, about, tried, judged, options or HybridOptimizationConfig())
 
 
 def nearest_first(table: Table, others: Sequence[Table]) -> dict[str, tuple[Seen, ...]]:

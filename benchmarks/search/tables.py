@@ -56,7 +56,7 @@ def spaces_table(rows: Sequence[Row]) -> str:
         lines.append(
             [row["table"], row["family"], str(row["recipes"]), str(row["failed"]), good, str(row["within_noise"])]
             + [
-                percent(row["noise"]),
+                f"{percent(row['noise'])} ({percent(row['process_sd'])} / √{row['judges']})",
                 "-" if row["likeness"] is None else f"{row['likeness']:.2f}",
                 f"`{row['best']}`",
                 f"{row['best_gain']:.3f}",

@@ -27,10 +27,11 @@ def make_table(
     seed: int = 0,
     noise: float = 0.0,
     options: HybridOptimizationConfig | None = None,
+    passes: str = "AB",
     **changed: Row,
 ) -> Table:
     """`changed`: recipe key with _ for = and + -> columns to replace in pass A."""
-    rows = make_rows(seed, noise)
+    rows = make_rows(seed, noise, passes)
     for row in rows:
         if row["pass"] == "A" and (columns := changed.get(row["recipe"].replace("=", "_").replace("+", "_"))):
             row.update(columns)
@@ -42,7 +43,7 @@ def about_of(family: str) -> dict[str, Any]:
     return {"family": family, "subject": {"workload": {"kind": "forward"}}, "environment": environment}
 
 
-def make_rows(seed: int = 0, noise: float = 0.0) -> list[Row]:
+def make_rows(seed: int = 0, noise: float = 0.0, passes: str = "AB") -> list[Row]:
     generator = random.Random(seed)
     effect = {
         f"{strategy}={name}": (generator.gauss(0.05, 0.15), generator.uniform(0.0, 0.2))
@@ -53,7 +54,7 @@ def make_rows(seed: int = 0, noise: float = 0.0) -> list[Row]:
     for recipe in recipes():
         keys = recipe.key.split("+") if recipe.steps else []
         speed, memory = (2.718281828 ** sum(effect[key][i] for key in keys) for i in range(2))
-        rows += [make_row(recipe.key, which, speed, memory, generator, noise) for which in ("A", "B")]
+        rows += [make_row(recipe.key, which, speed, memory, generator, noise) for which in passes]
     return rows
 
 

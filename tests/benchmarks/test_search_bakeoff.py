@@ -118,12 +118,25 @@ def test_noise_between_the_passes_is_recovered() -> None:
     assert make_table(noise=0.01).is_usable and not make_table(noise=0.05).is_usable
 
 
+def test_four_judging_processes_halve_the_noise_of_one_and_are_averaged() -> None:
+    one, four = make_table(noise=0.04), make_table(noise=0.04, passes="ABCDE")
+    assert four.process_sd == pytest.approx(0.04, rel=0.25) and four.judges == 4
+    assert four.noise == pytest.approx(four.process_sd / 2) and one.noise == one.process_sd
+    truth = make_table().worth
+    far = [float(np.abs(table.worth - truth)[truth > 0.05].mean()) for table in (one, four)]
+    assert far[1] == pytest.approx(far[0] / 2, rel=0.35)
+    recipe = max(four.recipes, key=lambda r: four.worth[four.place[r.key]]).key
+    speeds = [row["speed"] for row in four.judged[recipe]]
+    fitness = 0.4 * math.prod(speeds) ** 0.25 + 0.3 * four.rows_a[recipe]["memory"] + 0.3
+    assert four.worth[four.place[recipe]] == pytest.approx(math.log(fitness))
+
+
 def test_simulated_random_search_hits_as_often_as_the_closed_form_says(table: Table) -> None:
     runs, drawn, good = 300, 12, table.good(0.05)
     assert good >= 1
     entry, hits = get_searcher("random"), 0
     for name in ("a", "b", "c"):  # a table of another name draws other recipes with the same seed
-        same = Table(name, table.about, table.rows_a, table.rows_b, table.options)
+        same = Table(name, table.about, table.rows_a, table.judged, table.options)
         for seed in range(MOST_SEEDS):
             hits += any(table.regret[i] <= 0.05 for i in play(same, entry, seed, {}, drawn).order)
     expected = chance_of_a_hit(len(table.recipes), drawn, good)

@@ -8,6 +8,7 @@ import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -18,7 +19,7 @@ from benchmarks.search.build_table import build
 from benchmarks.search.fork_server import ForkServer
 from benchmarks.search.journal import Journal, identity
 from benchmarks.search.plan import MOST_ATTEMPTS, Plan
-from benchmarks.search.rows import Row, last_attempts
+from benchmarks.search.rows import Row, last_attempts, write_table
 from hybrid_core.records import (
     MeasureLimits,
     MeasureRequest,
@@ -103,6 +104,25 @@ def test_what_a_noisy_machine_spoiled_is_tried_again_at_the_end_and_blocks_nothi
     assert ("B", "kernel_fusion=fold") in fake.asked and ("B", "kernel_fusion=merge") not in fake.asked
     passes = [which for which, _ in fake.asked]
     assert passes == sorted(passes)
+
+
+def test_a_finished_table_is_given_further_judging_passes_and_nothing_is_measured_twice(tmp_path: Path) -> None:
+    plan, path, fake = plan_of_few(), tmp_path / "few.parquet", Fake({"kernel_fusion=merge": [Outcome.CRASHED]})
+    journal = Journal(tmp_path / "few.jsonl", ABOUT)
+    assert build(journal, plan, fake)
+    write_table(path, journal.rows, ABOUT)
+    journal.close(remove=True)
+    first, more = list(fake.asked), Fake()
+    again = Journal(tmp_path / "few.jsonl", ABOUT, path)
+    assert len(again.rows) == len(journal.rows) and build(again, plan, more) and not more.asked
+    assert build(again, replace(plan, judges=3), more)
+    worked = sorted(key for which, key in first if which == "B")
+    assert [which for which, _ in more.asked] == ["C"] * len(worked) + ["D"] * len(worked)
+    orders = [[key for which, key in more.asked if which == name] for name in "CD"]
+    assert sorted(orders[0]) == sorted(orders[1]) == worked and orders[0] != orders[1]
+    again.close()
+    with pytest.raises(SystemExit, match="begun with another versions"):
+        Journal(tmp_path / "other.jsonl", {**ABOUT, "versions": "2"}, path)
 
 
 def test_a_wide_interval_is_measured_again_and_not_lost_where_that_fails(tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def _joined(repetition: Repetition, rounds: list[Trial], run_id: str, noise: Any
     from hybrid_core.search.merging import merge_rounds
 
     name = trial_name(run_id, Purpose.REPEAT, repetition.request.recipe)
-    return merge_rounds(name, rounds, None if noise is None else noise.of_recipes)
+    if noise is None:
+        return merge_rounds(name, rounds, None)
+    return merge_rounds(name, rounds, noise.of_recipes, noise.least_of_recipes)
 
 
 def _measure_once(repetition: Repetition, measure: Measure, emit: Emit, number: int) -> Trial:

@@ -142,8 +142,8 @@ class Bench:
     def conclude(self, recipe: Recipe, purpose: Purpose, rounds: Sequence[Trial]) -> Trial:
         """Make one trial of all rounds of a recipe and tell it; what is known of the device counts too."""
         name, noise = trial_name(self._run_id, purpose, recipe), self.book.noise
-        alike = noise.spread if recipe.is_baseline else noise.of_recipes
-        trial = merge_rounds(name, rounds, alike if len(rounds) > 1 else noise.known)
+        alike, least = (noise.spread, None) if recipe.is_baseline else (noise.of_recipes, noise.least_of_recipes)
+        trial = merge_rounds(name, rounds, alike if len(rounds) > 1 else noise.known, least)
         self._record(trial)
         return trial
 

@@ -15,13 +15,13 @@ from typing import Any
 
 from hybrid_core.measurement.rounds import Spread, combine_rounds, p_value
 from hybrid_core.records import Estimate, Measurement, Outcome, Trial
-from hybrid_core.search.noise import ROUNDS, usable, with_speed
+from hybrid_core.search.noise import ROUNDS, outer, usable, with_speed
 
 
-def merge_rounds(trial_id: str, rounds: Sequence[Trial], known: Spread | None) -> Trial:
+def merge_rounds(trial_id: str, rounds: Sequence[Trial], known: Spread | None, least: Spread | None = None) -> Trial:
     """One trial of all rounds: its measurement, or the failure of the first round that failed.
 
-    `known` is the spread between processes without these rounds.
+    `known` is the spread between processes without these rounds; `least` is one that it cannot be smaller than.
     """
     counts = Counter[str]()
     for one in rounds:
@@ -37,10 +37,10 @@ def merge_rounds(trial_id: str, rounds: Sequence[Trial], known: Spread | None) -
     if failed is not None:
         where = f"in process {list(rounds).index(failed) + 1} of {len(rounds)}: " if len(rounds) > 1 else ""
         return replace(failed, **shared, reason=where + failed.reason)
-    return replace(kept[0], **shared, measurement=_merged(rounds, kept, known))
+    return replace(kept[0], **shared, measurement=_merged(rounds, kept, known, least))
 
 
-def _merged(rounds: Sequence[Trial], kept: Sequence[Trial], known: Spread | None) -> Measurement:
+def _merged(rounds: Sequence[Trial], kept: Sequence[Trial], known: Spread | None, least: Spread | None) -> Measurement:
     parts = [one.measurement for one in kept if one.measurement is not None]
     first, lost = parts[0], len(rounds) - len(kept)
     together = replace(
@@ -60,7 +60,10 @@ def _merged(rounds: Sequence[Trial], kept: Sequence[Trial], known: Spread | None
     speeds = [one.speed_improvement for one in parts]
     if not all(usable(one) for one in parts):
         return replace(together, speed_improvement=next(one.speed_improvement for one in parts if not usable(one)))
-    return with_speed(together, combine_rounds(speeds, known), known, p_value=p_value(speeds, known))
+    spreads = [known] if least is None else [known, least]
+    speed = outer([combine_rounds(speeds, spread) for spread in spreads])
+    chance = max(p_value(speeds, spread) for spread in spreads)
+    return with_speed(together, speed, known or least, p_value=chance)
 
 
 def _entry(trial: Trial) -> dict[str, Any]:

@@ -217,6 +217,22 @@ def test_what_moves_two_equal_models_does_not_narrow_the_interval_of_a_recipe(pl
     assert noise.known is not None and noise.of_recipes is None
     noise = Noise([row("a=1", 1.5, 1.53, 1.51), row("b=1", 2, 2.02, 2.01), row("baseline", 1.3)])
     assert noise.of_recipes.degrees == 4 and noise.of_recipes.sd < noise.spread.sd
+    assert noise.least_of_recipes is None
+
+
+def test_two_processes_that_agree_by_luck_are_no_surer_than_what_the_device_does_to_equal_models(planted):
+    noise = Noise([row("baseline", *(math.exp(random.Random(n).gauss(0, 0.02)) for n in range(12)))])
+    lucky = rounds_of(planted, (1.219, 1.222))
+    alone, held = (merge_rounds("x", lucky, None, least) for least in (None, noise.least_of_recipes))
+    assert noise.least_of_recipes.sd == pytest.approx(2 * noise.known.sd)
+    speed = held.measurement.speed_improvement
+    assert speed == combine_rounds([t.measurement.speed_improvement for t in lucky], noise.least_of_recipes)
+    assert speed.low < 1.18 and speed.high > 1.26 and alone.measurement.speed_improvement.low > 1.19
+    chances = [t.measurement.environment["between_processes"]["p_value"] for t in (alone, held)]
+    assert chances[0] < chances[1] or chances[0] == pytest.approx(chances[1])
+    far = rounds_of(planted, (1.0, 1.6))
+    wide = merge_rounds("x", far, None, noise.least_of_recipes).measurement.speed_improvement
+    assert wide == merge_rounds("x", far, None).measurement.speed_improvement, "what they show themselves counts"
 
 
 def test_the_untouched_model_against_itself_is_judged_by_what_is_known_of_it(search):
@@ -240,7 +256,7 @@ def test_a_search_trial_is_widened_once_and_by_what_is_known(planted):
     trial = rounds_of(planted, (1.2,), purpose=Purpose.SEARCH, break_even_calls=7)[0]
     wide = noise.widened(trial)
     inside, shown = trial.measurement.speed_improvement, wide.measurement.speed_improvement
-    assert shown == widen(inside, noise.known) and shown.low < inside.low and shown.high > inside.high
+    assert shown == widen(inside, noise.least_of_recipes) and shown.low < inside.low and shown.high > inside.high
     assert wide.measurement.break_even_calls == 7 and wide.measurement.pairs_ms == trial.measurement.pairs_ms
     assert noise.widened(wide) is wide
     doubtful = noise.widened(rounds_of(planted, (1.02,), purpose=Purpose.SEARCH, break_even_calls=7)[0])

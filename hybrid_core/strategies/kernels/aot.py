@@ -18,18 +18,15 @@ from torch import Tensor, nn
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.strategies.base import Applied, Conflict, Method, Setting, Situation
 from hybrid_core.strategies.kernels.compilation import no_compiler_reason
+from hybrid_core.strategies.runtimes.call_form import CallForm, describe_tensors, record_call, sizes_of
 from hybrid_core.strategies.runtimes.exportable import hidden_from_exporters
 from hybrid_core.strategies.runtimes.foreign_memory import OutsideMemory
 from hybrid_core.strategies.runtimes.graph_file import (
-    CallForm,
     GraphFile,
-    describe_tensors,
     export_call,
     export_failure,
     private_folder,
     quiet_export,
-    record_call,
-    sizes_of,
 )
 from hybrid_core.strategies.runtimes.session import RuntimeModule, Session, Sizes, prove_session, relative_difference
 

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.strategies.base import Applied, Conflict, Method, Setting, Situation, run_example
-from hybrid_core.strategies.runtimes.graph_file import PLAIN, describe_tensors
+from hybrid_core.strategies.runtimes.call_form import PLAIN, describe_tensors
 
 # Each recording keeps its own buffers; the workload, its quality task and a last smaller batch fit.
 MOST_RECORDINGS = 8

@@ -21,16 +21,9 @@ from hybrid_core.allocated import allocated_peak
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.records import Workload
 from hybrid_core.strategies.base import Applied, Conflict, Method, Setting, Situation
+from hybrid_core.strategies.runtimes.call_form import CallForm, describe_tensors, record_call
 from hybrid_core.strategies.runtimes.exportable import hidden_from_exporters
-from hybrid_core.strategies.runtimes.graph_file import (
-    CallForm,
-    describe_tensors,
-    every_size,
-    export_call,
-    export_failure,
-    quiet_export,
-    record_call,
-)
+from hybrid_core.strategies.runtimes.graph_file import every_size, export_call, export_failure, quiet_export
 from hybrid_core.strategies.runtimes.session import relative_difference
 
 # Forms of call (other arguments, or sizes that the guards of the earlier graphs exclude) that are exported at most.

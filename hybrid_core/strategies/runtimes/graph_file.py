@@ -8,7 +8,6 @@ sizes of one; what the export assumes about the sizes stays with the file as a t
 
 from __future__ import annotations
 
-import copy
 import logging
 import shutil
 import tempfile
@@ -26,9 +25,8 @@ from torch.export import Dim, ExportedProgram, export
 from torch.utils import _pytree as pytree
 
 from hybrid_core.errors import StrategyUnsupported
-from hybrid_core.strategies.base import Situation
+from hybrid_core.strategies.runtimes.call_form import CallForm, describe_tensors, sizes_of
 
-PLAIN = (int, float, bool, str, type(None))
 # Larger models do not fit into one file of the format, which ends at two gigabytes.
 ONE_FILE_BYTES = 1_500_000_000
 _LOUD = (
@@ -42,35 +40,6 @@ _LOUD = (
 
 
 @dataclass(frozen=True)
-class CallForm:
-    """How the model is called and answers: the nesting, and the leaves that are no tensors (None where one is)."""
-
-    spec: Any
-    leaves: tuple[Any, ...]
-    out_spec: Any
-    out_leaves: tuple[Any, ...]
-
-    def tensors_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor] | None:
-        """The tensors of a call of this form, None where it is another form."""
-        leaves, spec = pytree.tree_flatten((args, kwargs))
-        if spec != self.spec or any(
-            not isinstance(leaf, Tensor) if known is Tensor else leaf != known
-            for leaf, known in zip(leaves, self.leaves, strict=True)
-        ):
-            return None
-        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-
-    def call_of(self, tensors: list[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of a call of this form with these tensors."""
-        args, kwargs = pytree.tree_unflatten(_filled(self.leaves, tensors), self.spec)
-        return args, kwargs
-
-    def answer_of(self, tensors: list[Tensor]) -> Any:
-        """The nested answer that holds these tensors."""
-        return pytree.tree_unflatten(_filled(self.out_leaves, tensors), self.out_spec)
-
-
-@dataclass(frozen=True)
 class GraphFile:
     """An ONNX file, the call it was made from, and `fits(tensors)`: whether the graph holds for other sizes."""
 
@@ -79,66 +48,6 @@ class GraphFile:
     sizes: tuple[tuple[int, ...], ...]
     described: str
     fits: Callable[[list[Tensor]], bool]
-
-
-def record_call(model: nn.Module, situation: Situation) -> tuple[CallForm, tuple[Tensor, ...], list[Tensor]]:
-    """Make the example call; its form, the tensors given to the model (copies) and the tensors it answers.
-
-    Raises:
-        StrategyUnsupported: the workload uses the model otherwise than by calling it, or hands it other objects.
-    """
-    given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    answers: list[Any] = []
-
-    def note_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not given:
-            given.append((_copied(args), _copied(kwargs)))
-
-    def note_answer(module: nn.Module, args: tuple[Any, ...], answer: Any) -> None:
-        if not answers:
-            answers.append(_copied(answer))
-
-    # Before the hooks that the model has (a cast to bfloat16 is one): whoever calls it hands over what they are given.
-    hooks = (
-        model.register_forward_pre_hook(note_call, prepend=True, with_kwargs=True),
-        model.register_forward_hook(note_answer),
-    )
-    try:
-        with torch.inference_mode(False), torch.no_grad():
-            situation.call(model, _copied(situation.example_inputs))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not answers:
-        raise StrategyUnsupported("the workload never calls the model itself, only parts of it: nothing to export")
-    (args, kwargs), answer = given[0], answers[0]
-    leaves, spec = pytree.tree_flatten((args, kwargs))
-    out_leaves, out_spec = pytree.tree_flatten(answer)
-    _refuse_objects(leaves, "is called with")
-    _refuse_objects(out_leaves, "answers with")
-    form = CallForm(spec, _constants(leaves), out_spec, _constants(out_leaves))
-    tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
-    return form, tensors, [leaf for leaf in out_leaves if isinstance(leaf, Tensor)]
-
-
-def given_tensors(
-    model: nn.Module, situation: Situation, inputs: tuple[Any, ...], form: CallForm
-) -> list[list[Tensor]]:
-    """The tensors of every call of this form that the workload makes of the model for these inputs (copies)."""
-    calls: list[list[Tensor]] = []
-
-    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tensors = form.tensors_of(args, kwargs)
-        if tensors is not None:
-            calls.append([tensor.detach().clone() for tensor in tensors])
-
-    hook = model.register_forward_pre_hook(keep, prepend=True, with_kwargs=True)
-    try:
-        with torch.inference_mode(False), torch.no_grad():
-            situation.call(model, _copied(inputs))
-    finally:
-        hook.remove()
-    return calls
 
 
 def write_graph(
@@ -199,16 +108,6 @@ def private_folder(owner: object, scratch: Path | None) -> Path:
     return folder
 
 
-def sizes_of(tensors: list[Tensor] | tuple[Tensor, ...]) -> tuple[tuple[int, ...], ...]:
-    """The shape of each."""
-    return tuple(tuple(t.shape) for t in tensors)
-
-
-def describe_tensors(tensors: list[Tensor] | tuple[Tensor, ...]) -> str:
-    """'float32[8, 16], int64[8]'."""
-    return ", ".join(f"{str(t.dtype).removeprefix('torch.')}{list(t.shape)}" for t in tensors) or "no tensor"
-
-
 class _FlatCall(nn.Module):
     """Tensors in, a tuple of tensors out."""
 
@@ -258,28 +157,6 @@ def _doubled(example: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     if any(t.dim() == 0 or t.shape[0] != 1 for t in example):
         return example
     return tuple(torch.cat((t, t)) for t in example)
-
-
-def _constants(leaves: list[Any]) -> tuple[Any, ...]:
-    return tuple(Tensor if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-
-
-def _filled(leaves: tuple[Any, ...], tensors: list[Tensor]) -> list[Any]:
-    rest = iter(tensors)
-    return [next(rest) if leaf is Tensor else leaf for leaf in leaves]
-
-
-def _refuse_objects(leaves: list[Any], verb: str) -> None:
-    objects = sorted({type(leaf).__name__ for leaf in leaves if not isinstance(leaf, (Tensor, *PLAIN))})
-    if objects:
-        raise StrategyUnsupported(
-            f"the model {verb} {', '.join(objects)}, and a session takes and gives tensors only; choose a workload "
-            "without a cache object"
-        )
-
-
-def _copied(value: Any) -> Any:
-    return pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else copy.copy(leaf), value)
 
 
 def export_failure(error: BaseException) -> str:

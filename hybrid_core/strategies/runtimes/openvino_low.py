@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.strategies.base import Applied, Method, Setting, Situation
-from hybrid_core.strategies.runtimes.graph_file import CallForm, GraphFile, given_tensors
+from hybrid_core.strategies.runtimes.call_form import CallForm, given_tensors
+from hybrid_core.strategies.runtimes.graph_file import GraphFile
 from hybrid_core.strategies.runtimes.installed import cpu_only_reason, missing_reason
 from hybrid_core.strategies.runtimes.onnx_int8 import (
     LOSSY,

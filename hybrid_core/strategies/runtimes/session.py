@@ -16,16 +16,9 @@ from torch import Tensor, nn
 
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.strategies.base import Applied, Situation
+from hybrid_core.strategies.runtimes.call_form import CallForm, describe_tensors, record_call, sizes_of
 from hybrid_core.strategies.runtimes.foreign_memory import OutsideMemory, growth_during, how_it_is_found
-from hybrid_core.strategies.runtimes.graph_file import (
-    CallForm,
-    GraphFile,
-    describe_tensors,
-    private_folder,
-    record_call,
-    sizes_of,
-    write_graph,
-)
+from hybrid_core.strategies.runtimes.graph_file import GraphFile, private_folder, write_graph
 
 # Some runtimes settle their buffers at the second call of a size.
 CALLS_UNTIL_SETTLED = 2

@@ -4,6 +4,8 @@ The best of many noisy scores is too good to be true (winner's curse), so what t
 raced again, and the numbers of the race are the ones published. Two results that overlap are a tie, and a tie goes
 to the recipe with fewer steps: every step is something to maintain. With several finalists one of them looks faster by
 chance more often than each alone would, so a gain in speed must also pass Holm's correction (Scand. J. Stat. 6, 1979).
+What another process might find widens an interval, and must not make a slower recipe a winner for its memory: one that
+every process measured below the bound on speed, by its own interval, is refused.
 """
 
 from __future__ import annotations
@@ -137,6 +139,11 @@ def _refusal(
     reason = infeasible_reason(trial, options, floor)
     if reason is not None or trial.measurement is None:
         return reason
+    rounds, bound = estimates_of(trial.measurement), options.min_speed_improvement
+    if all(one.high < bound for one in rounds):
+        speeds = ", ".join(f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})" for one in rounds)
+        who = "every process" if len(rounds) > 1 else "its process"
+        return f"{who} measured its speed below the bound {bound:g}: {speeds}"
     fitness = fitness_of(trial.measurement, options)
     if fitness.value <= baseline_fitness(options):
         return f"fitness {fitness.value:.3f} does not exceed the untouched model's {baseline_fitness(options):.3f}"

@@ -308,6 +308,24 @@ def test_a_search_trial_is_judged_by_the_noise_of_one_process_and_a_final_by_tha
     assert book.noise_floors["speed"] == noise_floor(book.noise.known, 4)
 
 
+def test_a_recipe_that_every_process_measured_slower_does_not_win_by_its_memory(planted):
+    """Between processes the interval reaches beyond 1; each of them by itself says slower."""
+    wide = Noise([row("baseline", *(math.exp(random.Random(n).gauss(0, 0.05)) for n in range(12)))]).least_of_recipes
+    floors = {"speed": 0.01, "memory": 0.01, "accuracy": 0.01}
+
+    def crowned(*speeds):
+        rounds = rounds_of(planted, speeds, memory_efficiency=Estimate.exact(2.0))
+        final = merge_rounds("x", rounds, None, wide)
+        assert final.measurement.speed_improvement.high > 1.0
+        return crown([final], planted.plain_options(), floors)
+
+    refused = crowned(0.90, 0.91)
+    assert (
+        refused.winner.is_baseline and "every process measured its speed below the bound 1: 0.900 (" in refused.sentence
+    )
+    assert not crowned(0.90, 1.01).winner.is_baseline
+
+
 # -- several finalists -----------------------------------------------------------------------------------------------
 
 

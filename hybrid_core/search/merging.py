@@ -63,7 +63,7 @@ def _merged(rounds: Sequence[Trial], kept: Sequence[Trial], known: Spread | None
     spreads = [known] if least is None else [known, least]
     speed = outer([combine_rounds(speeds, spread) for spread in spreads])
     chance = max(p_value(speeds, spread) for spread in spreads)
-    return with_speed(together, speed, known or least, p_value=chance)
+    return with_speed(together, speed, least or known, p_value=chance)
 
 
 def _entry(trial: Trial) -> dict[str, Any]:

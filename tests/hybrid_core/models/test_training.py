@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +19,8 @@ from hybrid_core.models.llama import SHAPES, LlamaEntry
 from hybrid_core.models.parts.blocks import EagerAttention
 from hybrid_core.models.registry import ENTRIES
 from hybrid_core.models.train import TRAININGS, main
-from hybrid_core.models.training import language
+from hybrid_core.models.training import base, language
+from hybrid_core.models.training import convnet as convnet_training
 from hybrid_core.models.training.base import Training, TrainingOptions, learning_rate_share, make_optimizers
 from hybrid_core.models.training.language import (
     FusedCausalAttention,
@@ -30,6 +33,12 @@ from hybrid_core.models.training.language import (
 
 SMALLEST = DecoderShape(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24)
 TEXT = torch.frombuffer(bytearray(b"the quick brown fox jumps over the lazy dog. " * 200), dtype=torch.uint8)
+
+
+def tick(monkeypatch, module, seconds: float) -> None:
+    """From now on the module sees a clock that moves by this much each time it is read, however busy the machine is."""
+    readings = itertools.count()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(readings) * seconds))
 
 
 def start(seed: int = 0) -> Training:
@@ -121,21 +130,22 @@ def test_missing_checkpoint_names_the_command_that_makes_it(tmp_path):
 
 def test_a_training_ends_on_time_saves_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setitem(SHAPES, "tiny", SMALLEST)
+    tick(monkeypatch, base, 0.25)
     options = TrainingOptions(
-        minutes=0.02,
+        minutes=0.05,
         compiled=False,
-        save_every_s=0.5,
+        save_every_s=1.0,
         output=tmp_path / "weights.safetensors",
         state=tmp_path / "state.safetensors",
     )
     said: list[str] = []
     first = train_dense(LlamaEntry(), options, say=said.append)
     assert (tmp_path / "state.safetensors").is_file()
-    longer = dataclasses.replace(options, minutes=0.04, resume=True)
+    longer = dataclasses.replace(options, minutes=0.1, resume=True)
     second = train_dense(LlamaEntry(), longer, say=said.append)
-    assert any(line.startswith("resumed after") for line in said)
+    assert "resumed after 3 s and 12 steps" in said
     assert "95 %" in said[-1] and "ignores the input 26.50%" in said[-1]
-    assert second["steps"] > first["steps"] > 0
+    assert (first["steps"], second["steps"]) == (12, 24)
     assert read_facts(options.output) == second
 
 
@@ -148,9 +158,11 @@ def test_every_entry_with_a_checkpoint_has_a_training_that_the_command_knows():
         assert callable(training.train)
 
 
-def test_convnet_command_trains_and_writes_a_checkpoint_that_loads(tmp_path):
+def test_convnet_command_trains_and_writes_a_checkpoint_that_loads(tmp_path, monkeypatch):
+    tick(monkeypatch, convnet_training, 1.0)
     output = tmp_path / "convnet.safetensors"
-    main(["convnet", "--minutes", "0.03", "--output", str(output)])
+    main(["convnet", "--minutes", "0.05", "--output", str(output)])
     facts = read_facts(output)
+    assert facts["epochs"] == 3
     assert facts["quality"]["low"] > facts["quality"]["trivial"]
     load_weights(ConvNet(CONVNET_SHAPES["tiny"]), output)

@@ -183,13 +183,13 @@ _HISTORY = (
 
 # What tells how far processes differ: the untouched model against itself, and finals of several processes.
 _NOISE = (
-    "select t.trial_id, t.run_id, t.recipe_key, t.purpose, r.model, r.workload_label, r.threads, t.started_at, "
+    "select t.trial_id, t.run_id, t.recipe_key, t.purpose, r.model, r.size, r.workload_label, r.threads, t.started_at, "
     "coalesce(t.measurement_json ->> '$.environment.gpu', t.measurement_json ->> '$.environment.cpu_model', '') "
     "as processor, json_extract(t.measurement_json, '$.environment.rounds')::varchar as rounds_json, "
     "coalesce((t.measurement_json ->> '$.environment.conditions.flagged')::boolean, false) as flagged, "
     + _interval("t.", "speed")
     + " from trials t join runs r on r.run_id = t.run_id where r.device = $device and t.started_at >= $since "
-    "and t.outcome = 'ok' and (t.purpose = 'final' or t.recipe_key = 'baseline') "
+    "and t.outcome = 'ok' and (t.purpose in ('final', 'repeat') or t.recipe_key = 'baseline') "
     "order by t.started_at desc, t.trial_id limit $limit"
 )
 

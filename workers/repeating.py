@@ -58,12 +58,10 @@ def _joined(repetition: Repetition, rounds: list[Trial], run_id: str, noise: Any
     if repetition.processes == 1:
         widened: Trial = rounds[0] if noise is None else noise.widened(rounds[0])
         return widened
-    from hybrid_core.search.merging import merge_rounds
+    from hybrid_core.search.merging import join_rounds, merge_rounds
 
     name = trial_name(run_id, Purpose.REPEAT, repetition.request.recipe)
-    if noise is None:
-        return merge_rounds(name, rounds, None)
-    return merge_rounds(name, rounds, noise.of_recipes, noise.least_of_recipes)
+    return merge_rounds(name, rounds) if noise is None else join_rounds(name, rounds, noise)
 
 
 def _measure_once(repetition: Repetition, measure: Measure, emit: Emit, number: int) -> Trial:

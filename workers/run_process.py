@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple
 import psutil
 
 from hybrid_core.errors import HybridError
-from hybrid_core.records import MeasureLimits, MeasureRequest, Purpose, Recipe, Step, Trial, trial_name
+from hybrid_core.records import MeasureLimits, MeasureRequest, Purpose, Recipe, Step, Subject, Trial, trial_name
 from hybrid_core.search.hints import KnownConflict, Surveyed
 from storage.spool import SpoolWriteFailed, SpoolWriter
 from workers.engines.containment import ROOFLINE_VARIABLE
@@ -172,7 +172,7 @@ def _search(
         family=order.family,
         survey=survey,
         conflicts=conflicts,
-        noise=_noise(noise),
+        noise=_noise(noise, order.subject),
         start_s=time.time() - psutil.Process().create_time(),
     )
     if result.failed:
@@ -188,10 +188,12 @@ def _history(order: RunOrder) -> tuple[Any, ...]:
     return tuple(HistoryRow.from_row(row) for row in order.history)
 
 
-def _noise(rows: Sequence[Mapping[str, Any]]) -> Any:
+def _noise(rows: Sequence[Mapping[str, Any]], subject: Subject) -> Any:
     from hybrid_core.search.noise import Noise
 
-    return Noise([{**row, "rounds": json.loads(row["rounds_json"] or "[]")} for row in rows])
+    this = (subject.model, subject.size, subject.workload.label)
+    told = [{**row, "rounds": json.loads(row["rounds_json"] or "[]")} for row in rows]
+    return Noise([{**row, "own": (row["model"], row["size"], row["workload_label"]) == this} for row in told])
 
 
 def _take_run_lock(order: RunOrder) -> IO[bytes] | None:

@@ -15,6 +15,7 @@ from benchmarks.truth.book import Row
 from hybrid_core.fitness import SMALLEST_NOISE_FLOOR, judge
 from hybrid_core.measurement.rounds import Spread, combine_rounds, noise_floor, spread_of, standard_error
 from hybrid_core.records import Estimate, Verdict
+from hybrid_core.search.noise import MOMENT
 
 ROUNDS = 3  # processes of a final
 
@@ -47,7 +48,8 @@ def claim_of(rounds: Sequence[Estimate], known: Spread | None) -> tuple[Estimate
 
     Several processes are joined without what A/A tells, as a search does before it knows repeated finals of the day.
     """
-    together = combine_rounds(rounds, known if len(rounds) == 1 else None)
+    several = len(rounds) > 1
+    together = combine_rounds(rounds, None if several else known, MOMENT if several else 0.0)
     return together, judge(together, max(SMALLEST_NOISE_FLOOR, noise_floor(known, len(rounds))))
 
 

@@ -1,9 +1,10 @@
 """The winners of short searches, measured again: the second answer should fall into the first one's interval.
 
 Each run is the real search (`run_search` with a measure process for every candidate), with another seed; what the
-device showed in the A/A rows is handed to it as the hub would. Whatever it publishes was chosen because it looked
-good, so this is where the winner's curse would show. Then the winner is raced again in as many fresh processes,
-`REPEATS` times, and the repeated figure is either inside the published 95 % interval or not.
+device showed in the A/A rows, and in the finals and repeats before, is handed to it as the hub would. Whatever it
+publishes was chosen because it looked good, so this is where the winner's curse would show. Then the winner is raced
+again in as many fresh processes, `REPEATS` times, and the repeated figure is either inside the published 95 % interval
+or not.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hybrid_core.models.registry import get_entry
 from hybrid_core.records import MeasureLimits, Purpose, Recipe, Subject, Trial, to_json
 from hybrid_core.search.hints import Survey
 from hybrid_core.search.loop import run_search
-from hybrid_core.search.merging import merge_rounds
+from hybrid_core.search.merging import join_rounds
 from hybrid_core.search.noise import ROUNDS, Noise
 from hybrid_core.search.result import SearchResult
 from hybrid_core.search.space import Space
@@ -71,7 +72,7 @@ def search_and_repeat(book: Book, names: tuple[str, str, str], seed: int) -> dic
             used[purpose] = limits
             return runner.measure(subject, recipe, limits, purpose).trial
 
-        noise, started = Noise(day_of(book)), time.monotonic()
+        noise, started = Noise(day_of(book, names)), time.monotonic()
         family, ask = get_entry(model).family, survey_of(subject, Path(folder))
         result = run_search(config, space, one, ignore_event, noise=noise, family=family, survey=ask)
         facts = facts_of_run(result, time.monotonic() - started)
@@ -95,31 +96,35 @@ def repeated(runner: Runner, subject: Subject, published: Trial, limits: Measure
     assert published.measurement is not None
     count = len(published.measurement.environment.get(ROUNDS, (None,)))
     rounds = [runner.measure(subject, published.recipe, limits, Purpose.FINAL).trial for _ in range(count)]
-    return merge_rounds("repeat", rounds, noise.of_recipes, noise.least_of_recipes)
+    return join_rounds("repeat", rounds, noise)
 
 
-def day_of(book: Book) -> list[dict[str, Any]]:
-    """The A/A rows and the finals of earlier runs as the hub hands them to a run."""
-    finals = [
-        {
-            "trial_id": row["key"],
-            "recipe_key": row["winner"],
-            "rounds": row["published"]["rounds"],
-        }
-        for row in book.of(PART)
-        if row["winner"] and len(row["published"].get("rounds") or ()) > 1
-    ]
-    return finals + [
-        {
-            "trial_id": row["key"],
-            "recipe_key": Recipe().key,
-            "rounds": None,
-            "speed": row["speed"]["value"],
-            "speed_low": row["speed"]["low"],
-            "speed_high": row["speed"]["high"],
-        }
+def day_of(book: Book, names: tuple[str, str, str]) -> list[dict[str, Any]]:
+    """The A/A rows, and the finals and repeats of earlier runs, as the hub hands them to a run of this subject."""
+    facts: list[dict[str, Any]] = []
+    for row in book.of(PART):
+        whose = dict(zip(("model", "size", "workload_label"), of_subject(row), strict=True))
+        for number, trial in enumerate((row["published"], *row["repeats"]) if row["winner"] else ()):
+            if is_measured(trial):
+                own, name = of_subject(row) == names, f"{row['key']}/{number}"
+                rounds = trial.get("rounds")
+                facts.append({"trial_id": name, "recipe_key": row["winner"], "own": own, "rounds": rounds, **whose})
+                facts[-1] |= ratio_of(trial)
+    return facts + [
+        {"trial_id": row["key"], "recipe_key": Recipe().key, "rounds": None, **ratio_of(row)}
         for row in filter(is_measured, book.of(aa.PART))
     ]
+
+
+def of_subject(row: Row) -> tuple[str, str, str]:
+    """Model, size and workload of a row."""
+    return row["model"], row["size"], row["workload"]
+
+
+def ratio_of(trial: Row) -> dict[str, float]:
+    """The ratio of a trial under the names of the columns."""
+    speed = trial["speed"]
+    return {"speed": speed["value"], "speed_low": speed["low"], "speed_high": speed["high"]}
 
 
 def facts_of_run(result: SearchResult, wall_s: float) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 Inside one process a ratio is soon known to 2 %; another process lays out memory, threads and compiled code anew and may
 find another ratio, narrowly too. So a process is one draw, and the interval is a *prediction* interval: it holds the
 result of as many new processes with 95 %, which makes it sqrt(2) wider than one for the true value alone.
+Processes that follow each other share what the machine does in those minutes, so three of them tell less about another
+hour than three draws would: `moment` is the variance of that shared part over the variance of one process.
 Two to five draws tell little about their own spread, so it is pooled with the spread known for the device, which is
 worth at most `TRUST` degrees of freedom because recipes differ, and nothing where the draws contradict it
 (a variance shrunken towards others': Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004).
@@ -58,12 +60,35 @@ def spread_of(
     if not degrees:
         return None
     squares = sum(_squares(group, fmean(group)) for group in repeated) + _squares(around_zero, 0.0)
-    within = median(errors) if errors else 0.0
-    return Spread(math.sqrt(squares / degrees), degrees, within if math.isfinite(within) else 0.0)
+    return Spread(math.sqrt(squares / degrees), degrees, _typical(errors))
 
 
-def combine_rounds(rounds: Sequence[Estimate], known: Spread | None) -> Estimate:
-    """The geometric mean over processes with the interval that as many new processes land in with 95 %.
+def spread_of_recipes(
+    recipes: Sequence[Sequence[Sequence[float]]], errors: Sequence[float] = (), moment: float = 0.0
+) -> Spread | None:
+    """The spread of one process within its moment, from recipes that were measured at several; None without a repeat.
+
+    `recipes` holds, for each recipe, the log ratios of every process of every measurement of it. Processes of one
+    measurement tell the spread directly; the means of n processes differ between measurements with a variance that is
+    `moment + 1/n` times as large.
+
+    >>> spread = spread_of_recipes([[[0.01, 0.03], [0.05]], [[0.7]]], moment=0.5)
+    >>> spread and (round(spread.sd, 4), spread.degrees)
+    (0.0167, 2)
+    """
+    squares, degrees = 0.0, 0
+    for measured in recipes:
+        means = [fmean(group) for group in measured]
+        weights = [1.0 / (moment + 1.0 / len(group)) for group in measured]
+        centre = fmean(means, weights)
+        squares += sum(_squares(group, mean) for group, mean in zip(measured, means, strict=True))
+        squares += sum(weight * (mean - centre) ** 2 for weight, mean in zip(weights, means, strict=True))
+        degrees += sum(map(len, measured)) - 1
+    return Spread(math.sqrt(squares / degrees), degrees, _typical(errors)) if degrees else None
+
+
+def combine_rounds(rounds: Sequence[Estimate], known: Spread | None, moment: float = 0.0) -> Estimate:
+    """The geometric mean over processes with the interval that as many new processes, later, land in with 95 %.
 
     >>> three = [Estimate(1.2, 1.19, 1.21), Estimate(1.3, 1.29, 1.31), Estimate(1.25, 1.24, 1.26)]
     >>> together = combine_rounds(three, None)
@@ -73,19 +98,19 @@ def combine_rounds(rounds: Sequence[Estimate], known: Spread | None) -> Estimate
     if len(rounds) == 1 and known is None:
         return rounds[0]
     centre, sd, degrees = _draws(rounds, known)
-    between, again = t_quantile(_UPPER, degrees) * sd, math.sqrt(2 / len(rounds))
-    below, above = (max(between, side) * again for side in _sides(rounds))
+    between = t_quantile(_UPPER, degrees) * sd * math.sqrt(2 * (1 / len(rounds) + moment))
+    below, above = (max(between, side * math.sqrt(2 / len(rounds))) for side in _sides(rounds))
     return Estimate(_exp(centre), _exp(centre - below), _exp(centre + above))
 
 
-def widen(estimate: Estimate, known: Spread | None) -> Estimate:
+def widen(estimate: Estimate, known: Spread | None, moment: float = 0.0) -> Estimate:
     """The estimate of one process with the interval that one new process lands in; unchanged where no spread is known.
 
     >>> wide = widen(Estimate(1.2, 1.19, 1.21), Spread(0.03, 12))
     >>> wide.value, round(wide.low, 3), round(wide.high, 3)
     (1.2, 1.087, 1.325)
     """
-    return combine_rounds([estimate], known)
+    return combine_rounds([estimate], known, moment)
 
 
 def noise_floor(known: Spread | None, rounds: int) -> float:
@@ -108,7 +133,7 @@ def detectable(estimate_half_width: float, power: float = POWER) -> float:
     return math.expm1(estimate_half_width * (1 + NormalDist().inv_cdf(power) / _NORMAL))
 
 
-def p_value(rounds: Sequence[Estimate], known: Spread | None) -> float:
+def p_value(rounds: Sequence[Estimate], known: Spread | None, moment: float = 0.0) -> float:
     """Two-sided chance of a ratio at least this far from 1 if the recipe changed nothing (t over processes).
 
     >>> round(p_value([Estimate(1.02, 1.0, 1.04)], None), 3), round(p_value([Estimate(1.02, 1.0, 1.04)] * 3, None), 4)
@@ -116,11 +141,11 @@ def p_value(rounds: Sequence[Estimate], known: Spread | None) -> float:
     """
     centre, sd, degrees = _draws(rounds, known)
     below, above = _sides(rounds)
-    inside, root = (below if centre > 0 else above) / _NORMAL, math.sqrt(len(rounds))
-    if max(sd, inside) == 0:
+    inside = (below if centre > 0 else above) / _NORMAL / math.sqrt(len(rounds))
+    between = sd * math.sqrt(1 / len(rounds) + moment)
+    if max(between, inside) == 0:
         return 1.0 if centre == 0 else 0.0
-    tails = [t_tail(centre * root / scale, by) for scale, by in ((sd, degrees), (inside, math.inf)) if scale > 0]
-    return max(tails)
+    return max(t_tail(centre / scale, by) for scale, by in ((between, degrees), (inside, math.inf)) if scale > 0)
 
 
 def log_half_width(estimate: Estimate) -> float:
@@ -171,6 +196,12 @@ def _contradict(own: float, own_degrees: int, elsewhere: float, trust: int) -> b
 def _inside(rounds: Sequence[Estimate]) -> float:
     """Root mean square of the standard errors inside the processes."""
     return math.sqrt(fmean(standard_error(estimate) ** 2 for estimate in rounds))
+
+
+def _typical(errors: Sequence[float]) -> float:
+    """Their median, 0 where none is known."""
+    middle = median(errors) if errors else 0.0
+    return middle if math.isfinite(middle) else 0.0
 
 
 def _squares(values: Sequence[float], centre: float) -> float:

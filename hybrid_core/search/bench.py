@@ -18,7 +18,7 @@ from hybrid_core.search.costs import Budget, CostModel, limits_for, quality_limi
 from hybrid_core.search.final import choose_finalists
 from hybrid_core.search.hints import KnownConflict, Surveyed
 from hybrid_core.search.measuring import Emit, Measure
-from hybrid_core.search.merging import merge_rounds
+from hybrid_core.search.merging import join_rounds
 from hybrid_core.search.noise import Noise
 from hybrid_core.search.space import Space
 
@@ -141,9 +141,7 @@ class Bench:
 
     def conclude(self, recipe: Recipe, purpose: Purpose, rounds: Sequence[Trial]) -> Trial:
         """Make one trial of all rounds of a recipe and tell it; what is known of the device counts too."""
-        name, noise = trial_name(self._run_id, purpose, recipe), self.book.noise
-        alike, least = (noise.spread, None) if recipe.is_baseline else (noise.of_recipes, noise.least_of_recipes)
-        trial = merge_rounds(name, rounds, alike if len(rounds) > 1 else noise.known, least)
+        trial = join_rounds(trial_name(self._run_id, purpose, recipe), rounds, self.book.noise)
         self._record(trial)
         return trial
 

@@ -15,13 +15,19 @@ from typing import Any
 
 from hybrid_core.measurement.rounds import Spread, combine_rounds, p_value
 from hybrid_core.records import Estimate, Measurement, Outcome, Trial
-from hybrid_core.search.noise import ROUNDS, outer, usable, with_speed
+from hybrid_core.search.noise import ROUNDS, Noise, moment_of, usable, with_speed
 
 
-def merge_rounds(trial_id: str, rounds: Sequence[Trial], known: Spread | None, least: Spread | None = None) -> Trial:
+def join_rounds(trial_id: str, rounds: Sequence[Trial], noise: Noise) -> Trial:
+    """One trial of all rounds of a recipe, with the interval that what is known of the device and the model gives."""
+    recipe = rounds[0].recipe
+    return merge_rounds(trial_id, rounds, noise.between(recipe, len(rounds)), moment_of(recipe))
+
+
+def merge_rounds(trial_id: str, rounds: Sequence[Trial], known: Spread | None = None, moment: float = 0.0) -> Trial:
     """One trial of all rounds: its measurement, or the failure of the first round that failed.
 
-    `known` is the spread between processes without these rounds; `least` is one that it cannot be smaller than.
+    `known` is the spread between processes without these rounds, `moment` as in `combine_rounds`.
     """
     counts = Counter[str]()
     for one in rounds:
@@ -37,10 +43,10 @@ def merge_rounds(trial_id: str, rounds: Sequence[Trial], known: Spread | None, l
     if failed is not None:
         where = f"in process {list(rounds).index(failed) + 1} of {len(rounds)}: " if len(rounds) > 1 else ""
         return replace(failed, **shared, reason=where + failed.reason)
-    return replace(kept[0], **shared, measurement=_merged(rounds, kept, known, least))
+    return replace(kept[0], **shared, measurement=_merged(rounds, kept, known, moment))
 
 
-def _merged(rounds: Sequence[Trial], kept: Sequence[Trial], known: Spread | None, least: Spread | None) -> Measurement:
+def _merged(rounds: Sequence[Trial], kept: Sequence[Trial], known: Spread | None, moment: float) -> Measurement:
     parts = [one.measurement for one in kept if one.measurement is not None]
     first, lost = parts[0], len(rounds) - len(kept)
     together = replace(
@@ -60,10 +66,8 @@ def _merged(rounds: Sequence[Trial], kept: Sequence[Trial], known: Spread | None
     speeds = [one.speed_improvement for one in parts]
     if not all(usable(one) for one in parts):
         return replace(together, speed_improvement=next(one.speed_improvement for one in parts if not usable(one)))
-    spreads = [known] if least is None else [known, least]
-    speed = outer([combine_rounds(speeds, spread) for spread in spreads])
-    chance = max(p_value(speeds, spread) for spread in spreads)
-    return with_speed(together, speed, least or known, p_value=chance)
+    speed, chance = combine_rounds(speeds, known, moment), p_value(speeds, known, moment)
+    return with_speed(together, speed, known, p_value=chance)
 
 
 def _entry(trial: Trial) -> dict[str, Any]:

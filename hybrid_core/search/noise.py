@@ -3,10 +3,13 @@
 A process that measured 2 % may find 2 % more when it is started again, so one process tells less than its own interval
 says. What the untouched model against itself (A/A) and the repeated finals of the last day showed, and what this run
 adds, is pooled into one spread; it widens what single processes measured and is the noise floor of the verdicts.
-A final of several processes is joined by what repeated finals showed, and not by A/A: two equal models share the luck
-of their process, so A/A moves less than recipes do (1.3 % against 3 % on one machine, 3.1 % against 5.9 % on another)
-and would make a final look too sure. Where no finals are known, twice the A/A spread is the least that is believed: two
-processes that happen to agree say little, and a published 1.220 (1.199 to 1.243) was 1.257 and 1.247 when repeated.
+A recipe is not judged by A/A: two equal models share the luck of their process, so A/A moves less than recipes do
+(1.3 % against 3 % on one machine, 3.1 % against 5.9 % on another). It is judged by finals and repeats, of this run and
+of the last day: by those of the same model where there are enough, because models differ tenfold in how unsteady they
+are (1 % and 19 % by process on one machine, docs/truth.md), else by those of all models. Where none is known, twice the
+A/A spread is the least that is believed: two processes that happen to agree say little, and a published 1.220 (1.199 to
+1.243) was 1.257 and 1.247 when repeated. What the search measured is not compared with the final: the best of many
+scores was chosen for its luck, so the two differ by more than the machine does.
 """
 
 from __future__ import annotations
@@ -18,7 +21,15 @@ from typing import Any
 
 from hybrid_core.fitness import SMALLEST_NOISE_FLOOR
 from hybrid_core.measurement.conditions import is_flagged
-from hybrid_core.measurement.rounds import TRUST, Spread, noise_floor, spread_of, standard_error, widen
+from hybrid_core.measurement.rounds import (
+    TRUST,
+    Spread,
+    noise_floor,
+    spread_of,
+    spread_of_recipes,
+    standard_error,
+    widen,
+)
 from hybrid_core.records import Estimate, Measurement, Recipe, Trial
 
 # With fewer degrees of freedom the quantile of t is so large that an interval says more about it than about the device.
@@ -26,49 +37,85 @@ FEWEST_DEGREES = 3
 # Where this much is known of the day, one A/A measurement of a run's own model is enough.
 ENOUGH_DEGREES = TRUST
 RECIPES_MOVE_MORE = 2.0
+# What other models, or two equal ones, say of this one's recipes, in degrees of freedom.
+OTHERS_TRUST = 4
+# What recipes do from one minute to another, by the variance of a process: 0.40 over 18 winners that were raced three
+# times each (0.36 and 0.43 for the two unsteady models), benchmarks/truth.py.
+MOMENT = 0.4
 ROUNDS, BETWEEN = "rounds", "between_processes"
+FINAL = "the final of this run"
+# Of one recipe: the model's own or another's, and the ratios of every process of each measurement.
+_Measured = dict[str, list[Estimate]]
 
 
 class Noise:
-    """The A/A results and repeated finals of a device; rows of the `noise` query at first, then the run's own."""
+    """A/A results and repeated recipes of a device; rows of the `noise` query at first, then the run's own.
+
+    A row whose `own` is true is of the model, size and workload that the run measures.
+    """
 
     def __init__(self, day: Sequence[Mapping[str, Any]] = ()) -> None:
         self._undisturbed: list[Estimate] = []
         self._disturbed: list[Estimate] = []
-        self._repeated: list[list[Estimate]] = []
+        self._recipes: dict[tuple[bool, str, str], _Measured] = {}
         self.trial_ids: list[str] = []
         for row in day:
-            rounds = [_round_estimate(entry) for entry in row["rounds"] or ()]
-            is_baseline, estimates = row["recipe_key"] == Recipe().key, rounds or [_speed_of_row(row)]
-            self._take(str(row["trial_id"]), is_baseline, estimates, bool(row.get("flagged")))
+            rounds = [_round_estimate(entry) for entry in row["rounds"] or ()] or [_speed_of_row(row)]
+            if row["recipe_key"] == Recipe().key:
+                self._take_against_itself(str(row["trial_id"]), rounds, bool(row.get("flagged")))
+            else:
+                subject = "/".join(str(row.get(name, "")) for name in ("model", "size", "workload_label"))
+                whose = (True, "", row["recipe_key"]) if row.get("own") else (False, subject, row["recipe_key"])
+                self._take_recipe(str(row["trial_id"]), whose, rounds)
 
     def learn(self, trial: Trial) -> None:
-        """Take in a trial of this run: every A/A, and every recipe that was measured in several processes."""
-        if trial.measurement is not None and trial.is_ok:
-            estimates, flagged = estimates_of(trial.measurement), is_flagged(trial.measurement.environment)
-            self._take(trial.trial_id, trial.recipe.is_baseline, estimates, flagged)
+        """Take in an A/A or a final of this run."""
+        if trial.measurement is None or not trial.is_ok:
+            return
+        estimates = estimates_of(trial.measurement)
+        if trial.recipe.is_baseline:
+            self._take_against_itself(trial.trial_id, estimates, is_flagged(trial.measurement.environment))
+        else:
+            self._take_recipe(trial.trial_id, _of_this_run(trial.recipe), estimates, FINAL)
+
+    def hear(self, rounds: Sequence[Trial]) -> None:
+        """Take in the processes of one recipe's final so far; a later call replaces them."""
+        found = [trial.measurement.speed_improvement for trial in rounds if trial.measurement and trial.is_ok]
+        if not rounds[0].recipe.is_baseline:
+            self._take_recipe("", _of_this_run(rounds[0].recipe), found, FINAL)
 
     @property
     def spread(self) -> Spread | None:
-        """Everything pooled, however little it is."""
-        return self._pooled(self._against_itself)
+        """A/A and the repeated finals of earlier runs pooled, however little it is."""
+        groups = [group for group in self._measurements(without=FINAL) if len(group) > 1]
+        everything = [*self._against_itself, *(one for group in groups for one in group)]
+        return spread_of(
+            [_logs(group) for group in groups], _logs(self._against_itself), [standard_error(x) for x in everything]
+        )
 
     @property
     def known(self) -> Spread | None:
         """The spread where enough is known to judge by it."""
         return _enough(self.spread)
 
-    @property
-    def of_recipes(self) -> Spread | None:
-        """The spread of repeated finals alone, where enough of them are known."""
-        return _enough(self._pooled(()))
+    def of(self, recipe: Recipe) -> Spread | None:
+        """How far processes differ that measure this recipe in the same minutes, by everything but its own final.
 
-    @property
-    def least_of_recipes(self) -> Spread | None:
-        """The spread that a recipe has at least, by A/A; None where repeated finals say more, or A/A too little."""
+        What this model's recipes showed counts alone where it is enough; None where nothing is enough.
+        """
+        own = _enough(self._between(recipe, [is_own for is_own, _, _ in self._recipes]))
+        if own is not None:
+            return own
+        every = _enough(self._between(recipe, [True] * len(self._recipes)))
+        return every and replace(every, degrees=min(every.degrees, OTHERS_TRUST))
+
+    def least(self, recipe: Recipe) -> Spread | None:
+        """The spread that a recipe has at least, by A/A; None where recipes themselves say more, or A/A too little."""
         alone = spread_of([], _logs(self._against_itself), [standard_error(one) for one in self._against_itself])
-        known = None if self.of_recipes is not None else _enough(alone)
-        return known and replace(known, sd=RECIPES_MOVE_MORE * known.sd)
+        known = None if self.of(recipe) is not None else _enough(alone)
+        # A/A is taken at many moments, so it holds what moves from one to the next already.
+        move = RECIPES_MOVE_MORE / math.sqrt(1 + MOMENT)
+        return known and replace(known, sd=move * known.sd, degrees=min(known.degrees, OTHERS_TRUST))
 
     def floor(self, rounds: int = 1) -> float | None:
         """The |ratio - 1| that an A/A over as many processes stays below; None where too little is known."""
@@ -85,12 +132,18 @@ class Noise:
 
         The interval inside the process can be computed again from the raw pairs.
         """
-        known, measured = self.known, trial.measurement
-        if known is None or measured is None or BETWEEN in measured.environment or not usable(measured):
+        measured = trial.measurement
+        spread = self.between(trial.recipe, 1)
+        if spread is None or measured is None or BETWEEN in measured.environment or not usable(measured):
             return trial
-        least = None if trial.recipe.is_baseline else self.least_of_recipes
-        speed = outer([widen(measured.speed_improvement, spread) for spread in (known, least) if spread is not None])
-        return replace(trial, measurement=with_speed(measured, speed, least or known))
+        speed = widen(measured.speed_improvement, spread, moment_of(trial.recipe))
+        return replace(trial, measurement=with_speed(measured, speed, spread))
+
+    def between(self, recipe: Recipe, rounds: int) -> Spread | None:
+        """By which spread so many processes of a recipe are joined."""
+        if recipe.is_baseline:
+            return self.known if rounds == 1 else self.spread
+        return self.of(recipe) or self.least(recipe)
 
     def to_event(self) -> dict[str, Any]:
         """What the run used, JSON-able, with the sentence for a person."""
@@ -100,17 +153,17 @@ class Noise:
             "degrees": spread.degrees if spread else 0,
             "floor": self.floor(),
             "against_itself": len(self._against_itself),
-            "repeated": len(self._repeated),
+            "repeated": self._repeated,
             "trials": list(self.trial_ids),
             "sentence": self.sentence(),
         }
 
     def sentence(self) -> str:
         """How far two measurements of the same thing differ here, and on how many it rests."""
-        count, floor = len(self._against_itself), self.floor()
+        count, floor, repeated = len(self._against_itself), self.floor(), self._repeated
         taken = f"{count} A/A measurement{'' if count == 1 else 's'}"
-        if self._repeated:
-            taken += f" and {len(self._repeated)} repeated final{'' if len(self._repeated) == 1 else 's'}"
+        if repeated:
+            taken += f" and {repeated} repeated final{'' if repeated == 1 else 's'}"
         if floor is None:
             return f"how far two processes that measure the same thing differ here is not known yet, from {taken}"
         return f"two measurements of the same thing differ by up to {floor:.1%} on this device today, from {taken}"
@@ -123,20 +176,53 @@ class Noise:
         """
         return self._undisturbed or self._disturbed
 
-    def _pooled(self, against_itself: Sequence[Estimate]) -> Spread | None:
-        everything = [*against_itself, *(one for group in self._repeated for one in group)]
-        groups = [_logs(group) for group in self._repeated]
-        return spread_of(groups, _logs(against_itself), [standard_error(one) for one in everything])
+    @property
+    def _repeated(self) -> int:
+        return sum(len(group) > 1 for group in self._measurements())
 
-    def _take(self, trial_id: str, is_baseline: bool, estimates: list[Estimate], flagged: bool) -> None:
+    def _measurements(self, without: str = "") -> list[list[Estimate]]:
+        return [group for found in self._recipes.values() for name, group in found.items() if name != without]
+
+    def _between(self, recipe: Recipe, used: Sequence[bool]) -> Spread | None:
+        """The spread of one process by these recipes; what the recipe's own final says by itself is left to it."""
+        taken = [measured for counts, measured in zip(used, self._recipes.values(), strict=True) if counts]
+        groups = [[_logs(group) for group in measured.values()] for measured in taken]
+        finals = (one for measured in taken for group in measured.values() if len(group) > 1 for one in group)
+        spread = spread_of_recipes(groups, [standard_error(one) for one in finals], MOMENT)
+        own = self._recipes.get(_of_this_run(recipe), {}).get(FINAL, [])
+        return spread and without(spread, _logs(own))
+
+    def _take_against_itself(self, trial_id: str, estimates: list[Estimate], flagged: bool) -> None:
         good = [one for one in estimates if is_positive(one)]
-        if is_baseline and good:
-            (self._disturbed if flagged else self._undisturbed).extend(good)
-        elif len(good) > 1:
-            self._repeated.append(good)
-        else:
-            return
-        self.trial_ids.append(trial_id)
+        (self._disturbed if flagged else self._undisturbed).extend(good)
+        self.trial_ids.extend([trial_id] if good else [])
+
+    def _take_recipe(
+        self, trial_id: str, whose: tuple[bool, str, str], estimates: list[Estimate], measured: str = ""
+    ) -> None:
+        good = [one for one in estimates if is_positive(one)]
+        if good:
+            self._recipes.setdefault(whose, {})[measured or trial_id] = good
+            self.trial_ids.extend([trial_id] if trial_id and len(good) > 1 else [])
+
+
+def without(spread: Spread, logs: Sequence[float]) -> Spread | None:
+    """The spread without these log ratios, one of the groups it was pooled from; None where nothing else is in it.
+
+    >>> rest = without(Spread(0.2, 3), [0.3, 0.5])
+    >>> rest and (round(rest.sd, 4), rest.degrees)
+    (0.2236, 2)
+    """
+    alone = spread_of([logs])
+    if alone is None:
+        return spread
+    degrees = spread.degrees - alone.degrees
+    squares = max(spread.sd**2 * spread.degrees - alone.sd**2 * alone.degrees, 0.0)
+    return replace(spread, sd=math.sqrt(squares / degrees), degrees=degrees) if degrees else None
+
+
+def _of_this_run(recipe: Recipe) -> tuple[bool, str, str]:
+    return True, "", recipe.key
 
 
 def estimates_of(measurement: Measurement) -> list[Estimate]:
@@ -159,13 +245,9 @@ def with_speed(measurement: Measurement, speed: Estimate, known: Spread | None, 
     )
 
 
-def outer(estimates: Sequence[Estimate]) -> Estimate:
-    """The first one with the ends of all of them.
-
-    >>> outer([Estimate(1.2, 1.1, 1.3), Estimate(1.2, 1.15, 1.4)])
-    Estimate(value=1.2, low=1.1, high=1.4)
-    """
-    return replace(estimates[0], low=min(one.low for one in estimates), high=max(one.high for one in estimates))
+def moment_of(recipe: Recipe) -> float:
+    """What `combine_rounds` takes for the recipe: two equal models share the luck of their minutes."""
+    return 0.0 if recipe.is_baseline else MOMENT
 
 
 def usable(measurement: Measurement) -> bool:

@@ -14,7 +14,7 @@ from hybrid_core.measurement.stop_rule import most_useful_round
 from hybrid_core.records import Estimate, Outcome, Purpose, Recipe, Trial
 from hybrid_core.search import stopping
 from hybrid_core.search.bench import ROUNDS, Bench
-from hybrid_core.search.noise import is_positive
+from hybrid_core.search.noise import is_positive, moment_of
 from hybrid_core.search.result import Stop
 
 MOST_ROUNDS = 5
@@ -50,7 +50,7 @@ class _Race:
     def __init__(self, bench: Bench, finalists: Sequence[Recipe], should_stop: Callable[[], bool]) -> None:
         self.bench, self.finalists, self.should_stop = bench, finalists, should_stop
         self.taken: dict[Recipe, list[Trial]] = {}
-        self.known = bench.book.noise.of_recipes
+        self.noise = bench.book.noise
 
     def run(self) -> Stop | None:
         """All rounds, then the extra ones, then one trial of each; the untouched model's is told first."""
@@ -104,6 +104,7 @@ class _Race:
         which = f"process {number} of {max(number, bench.rounds)}" if bench.in_processes else "once more"
         trial = bench.run_round(recipe, Purpose.FINAL, number, f"racing the finalists again, {which}")
         self.taken.setdefault(recipe, []).append(trial)
+        self.noise.hear(self.taken[recipe])
         return stopping.broken_off(trial)
 
     def _leave_out(self, recipe: Recipe, how: str = "") -> None:
@@ -128,5 +129,6 @@ class _Race:
         for recipe, trials in self.taken.items():
             speeds = [trial.measurement.speed_improvement for trial in trials if trial.measurement is not None]
             if not recipe.is_baseline and all(trial.is_ok for trial in trials) and all(map(is_positive, speeds)):
-                found[recipe] = combine_rounds(speeds, self.known)
+                known = self.noise.between(recipe, len(speeds))
+                found[recipe] = combine_rounds(speeds, known, moment_of(recipe))
         return found

@@ -62,7 +62,7 @@ CONTRACT = {
     ],
     "workers": "run_id pid attempt state heartbeat_at current_trial current_phase started_at".split(),
     "noise": [
-        *"trial_id run_id recipe_key purpose model workload_label threads started_at".split(),
+        *"trial_id run_id recipe_key purpose model size workload_label threads started_at".split(),
         *"processor rounds_json flagged".split(),
         *spread("speed"),
     ],
@@ -213,13 +213,17 @@ def test_the_noise_of_a_device_is_told_by_its_young_baselines_and_finals(db: Dat
         assert all(row["speed_low"] <= row["speed"] <= row["speed_high"] for row in found)
 
 
-def test_the_processes_of_a_final_and_its_processor_come_with_the_noise(db: Database, spool_dir: Path) -> None:
+@pytest.mark.parametrize("purpose", ["final", "repeat"])
+def test_the_processes_of_a_final_and_its_processor_come_with_the_noise(
+    db: Database, spool_dir: Path, purpose: str
+) -> None:
     run_id = new_run(db)
     events = make_run_events(run_id, seed=3)
     data = next(e["data"] for e in events if e["kind"] == "trial_finished" and e["data"]["trial"]["purpose"] == "final")
     rounds = [{"ratio": 1.1, "low": 1.0, "high": 1.2}, {"ratio": 1.2, "low": 1.1, "high": 1.3}]
     found = {"rounds": rounds, "cpu_model": "A chip", "conditions": {"flagged": True}}
     data["trial"]["measurement"]["environment"] |= found
+    data["trial"]["purpose"] = purpose
     spool_events(spool_dir, run_id, events)
     drain(db, spool_dir)
     (row,) = [r for r in rows(db, "noise", device="cpu", since=0) if r["trial_id"] == data["trial"]["trial_id"]]

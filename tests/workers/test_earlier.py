@@ -1,14 +1,17 @@
 """What a run process is told of earlier runs: its own family first, then others on its device, never itself."""
 
+import json
+
 import pytest
 
 from hybrid_core.config import HybridOptimizationConfig, RunConfig
-from hybrid_core.records import to_json
+from hybrid_core.records import Recipe, to_json
 from storage.connection import open_database
 from storage.ingest import drain
 from storage.runs import OpenRun, create_run, mark_running
 from tests.storage.sample_events import StepClock, make_config, make_run_events, make_subject, spool_events
 from workers.earlier import rows_for
+from workers.run_process import _noise
 
 
 @pytest.fixture
@@ -39,3 +42,18 @@ def test_the_own_family_comes_first_and_other_families_of_this_device_follow(tol
 
 def test_nothing_is_told_of_history_when_a_run_is_not_to_use_it(told):
     assert "history" not in told(enable_adaptive_hybrid=False)
+
+
+def test_the_finals_of_the_same_model_size_and_workload_are_its_own():
+    """Of a model that is steady here; the others of the day are not, and not told apart from each other."""
+    subject = make_subject("llama")
+
+    def final(ratios, **changes):
+        rounds = json.dumps([{"ratio": r, "low": r * 0.99, "high": r * 1.01} for r in ratios])
+        names = {"model": subject.model, "size": subject.size, "workload_label": subject.workload.label} | changes
+        return {"trial_id": str(ratios), "recipe_key": "a=on", "purpose": "final", "rounds_json": rounds, **names}
+
+    calm, wild = (1.2, 1.201, 1.2, 1.201), (1.0, 2.0, 0.7, 1.4)
+    for changes in ({"model": "vit"}, {"size": "small"}, {"workload_label": "another"}):
+        spread = _noise([final(calm), final(wild, **changes)], subject).of(Recipe.from_dict({"b": "on"}))
+        assert spread.sd < 0.001 and spread.degrees == 3

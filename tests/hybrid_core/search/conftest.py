@@ -84,6 +84,20 @@ def make_measurement(speed, memory=1.0, accuracy=1.0, half=0.01, accuracy_half=0
     )
 
 
+FAST = Recipe.from_dict({"a": "fast"})
+
+
+def rounds_of(speeds, recipe=FAST, purpose=Purpose.FINAL, **changes):
+    """One trial of each speed, as the processes of one recipe give them."""
+    return [
+        Trial(
+            f"run:{purpose}.{n}:{recipe.key}", "run", recipe, purpose, Outcome.OK, seconds=4.0 + n,
+            measurement=replace(make_measurement(speed), **changes), phases_s={"timing": 2.0, "build": 1.0},
+        )
+        for n, speed in enumerate(speeds, 1)
+    ]  # fmt: skip
+
+
 @dataclass
 class Landscape:
     """A `measure` with known truth. Pair interactions and failures can be planted."""
@@ -186,5 +200,6 @@ def planted():
 
     names = Names()
     names.Landscape, names.make_space, names.make_measurement = Landscape, make_space, make_measurement
+    names.rounds_of = rounds_of
     names.plain_options, names.EFFECTS, names.to_json = plain_options, EFFECTS, to_json
     return names

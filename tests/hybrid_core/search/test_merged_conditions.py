@@ -20,16 +20,16 @@ BUSY = {"blocks": 7, "flagged": True, "why": ["other processes used 48% of the p
 
 
 def test_one_disturbed_process_flags_the_final_with_its_reason(planted):
-    merged = merge_rounds("x", list(rounds_with(planted, QUIET, BUSY, BUSY)), None)
+    merged = merge_rounds("x", list(rounds_with(planted, QUIET, BUSY, BUSY)))
     conditions = merged.measurement.environment["conditions"]
     assert conditions == {"blocks": 10, "flagged": True, "why": BUSY["why"]}
 
 
 def test_a_final_of_quiet_processes_is_not_flagged(planted):
-    merged = merge_rounds("x", list(rounds_with(planted, QUIET, QUIET)), None)
+    merged = merge_rounds("x", list(rounds_with(planted, QUIET, QUIET)))
     assert merged.measurement.environment["conditions"] == QUIET
 
 
 def test_where_no_process_told_conditions_there_are_none(planted):
-    merged = merge_rounds("x", list(rounds_with(planted, None, None)), None)
+    merged = merge_rounds("x", list(rounds_with(planted, None, None)))
     assert "conditions" not in merged.measurement.environment

@@ -46,6 +46,8 @@ class Plan(NamedTuple):
     versions: str = ""
     start_variables: Callable[[Recipe], Mapping[str, str]] = lambda recipe: {}
     processor: str = ""
+    # What came with the project, measured on such processors; the searcher's, after what this machine knows.
+    shipped: tuple[Any, ...] = ()
 
 
 def main(arguments: Sequence[str] | None = None, plan: Callable[[RunOrder], Plan] | None = None) -> int:
@@ -68,14 +70,16 @@ def main(arguments: Sequence[str] | None = None, plan: Callable[[RunOrder], Plan
 
 def plan_from_registry(order: RunOrder) -> Plan:
     """The real search over the strategies this machine can do; imports torch, therefore late."""
-    from hybrid_core.measurement.machine import processor_name, versions_text
+    from hybrid_core.adaptive.shipped import shipped_history
+    from hybrid_core.measurement.machine import describe_versions, processor_name, versions_text
     from hybrid_core.recipes import start_variables
     from hybrid_core.search.loop import run_search
     from hybrid_core.search.space import Space
 
     space = Space.from_registry(order.config.options, order.subject.device)
     processor = processor_name(order.subject.device)
-    return Plan(space, dict(space.to_json()), run_search, versions_text(), start_variables, processor)
+    shipped = shipped_history(describe_versions()["cpu_capability"], order.subject.device)
+    return Plan(space, dict(space.to_json()), run_search, versions_text(), start_variables, processor, shipped)
 
 
 class Measurer:
@@ -155,7 +159,7 @@ def _search(
     survey: Surveyor | None,
     report: RunReport,
 ) -> None:
-    space, space_facts, search, versions, measure.start_variables, processor = plan(order)
+    space, space_facts, search, versions, measure.start_variables, processor, shipped = plan(order)
     facts = {"config": order.config, "subject": order.subject, "family": order.family, "space": space_facts}
     facts["versions"] = versions
     conflicts = [KnownConflict.from_row(row) for row in order.conflicts if row["versions"] == versions]
@@ -167,7 +171,7 @@ def _search(
         space,
         measure,
         report.emit,
-        history=_history(order),
+        history=(*_history(order), *shipped),
         run_id=order.run_id,
         family=order.family,
         survey=survey,

@@ -35,6 +35,8 @@ class Episode:
     error: str = ""
 
 
+# What a searcher is told before: nothing; what comes with the project of other models; the tables of other families.
+MODES = ("cold", "shipped", "warm")
 # A mode, the name of a table, the name of a searcher.
 Case = tuple[str, str, str]
 # Of each case the episodes by seed.

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.search.episodes import Case, Episode, Episodes
+from hybrid_core.adaptive.shipped import FOLDER as SHIPPED
 from hybrid_core.config import HybridOptimizationConfig
 from hybrid_core.records import to_json
 
@@ -51,7 +52,7 @@ SCHEMA = pa.schema(
 
 
 def fingerprint(tables: Mapping[str, Path]) -> dict[str, str]:
-    """What the episodes depend on: the code as one hash, each table as one. Warm episodes depend on all tables."""
+    """What the episodes depend on: the code as one hash, each table as one, and what the mode tells a searcher."""
     code = hashlib.sha256()
     for pattern in CODE:
         for path in sorted(ROOT.glob(pattern)):
@@ -59,7 +60,9 @@ def fingerprint(tables: Mapping[str, Path]) -> dict[str, str]:
     code.update(json.dumps(to_json(HybridOptimizationConfig()), sort_keys=True).encode())
     hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in sorted(tables.items())}
     together = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:16]
-    return {"code": code.hexdigest()[:16], "warm": together, **{f"table {name}": text for name, text in hashes.items()}}
+    shipped = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SHIPPED.glob("*.json"))))
+    told = {"warm": together, "shipped": shipped.hexdigest()[:16]}
+    return {"code": code.hexdigest()[:16], **told, **{f"table {name}": text for name, text in hashes.items()}}
 
 
 def load_kept(now: Mapping[str, str], path: Path = KEPT) -> Episodes:
@@ -74,7 +77,7 @@ def load_kept(now: Mapping[str, str], path: Path = KEPT) -> Episodes:
     for row in table.to_pylist():
         case: Case = (row["mode"], row["table"], row["searcher"])
         name = f"table {row['table']}"
-        is_same = then.get(name) == now.get(name) and (row["mode"] == "cold" or then["warm"] == now["warm"])
+        is_same = then.get(name) == now.get(name) and then.get(row["mode"]) == now.get(row["mode"])
         if is_same and name in now:
             kept.setdefault(case, {})[row["seed"]] = Episode(tuple(row["order"]), row["own_s"], row["error"])
     return kept

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.search import curves
+from benchmarks.search.episodes import MODES
 from benchmarks.search.tables import all_tables
 
 __all__ = ["PAGE", "RESULTS", "all_tables", "filled", "refresh"]
@@ -23,7 +24,7 @@ def refresh(page: Path = PAGE, results: Path = RESULTS, images: Path = IMAGES) -
     """Fill every place of the page and draw the curves from the results file."""
     found: dict[str, Any] = json.loads(results.read_text())
     page.write_text(filled(page.read_text(), all_tables(found)))
-    for mode in ("cold", "warm"):
+    for mode in MODES:
         if (drawing := curves.drawn(found["rows"], mode)) is not None:
             (images / f"search_{mode}.svg").write_text(drawing)
 

@@ -31,6 +31,7 @@ sys.path[0] = str(ROOT)
 from benchmarks.search import page  # noqa: E402
 from benchmarks.search.contestants import contestants  # noqa: E402
 from benchmarks.search.episodes import (  # noqa: E402
+    MODES,
     Case,
     Episode,
     Episodes,
@@ -48,7 +49,6 @@ from benchmarks.truth.book import environment  # noqa: E402
 from hybrid_core.search.searchers.base import Seen  # noqa: E402
 from hybrid_core.search.searchers.registry import SearcherEntry  # noqa: E402
 
-MODES = ("cold", "warm")
 # A block is what a process plays before it answers.
 QUICK_SEEDS, BLOCK = 10, 5
 MINUTES = 4.0
@@ -86,7 +86,9 @@ class Arena:
 
 
 def history_of(mode: str, table: Table, tables: Sequence[Table]) -> Mapping[str, tuple[Seen, ...]]:
-    """What a searcher knows before: nothing, or all of the tables of other families."""
+    """What a searcher knows before, by `MODES`."""
+    if mode == "shipped":
+        return table.shipped()
     return nearest_first(table, tables) if mode == "warm" else {}
 
 

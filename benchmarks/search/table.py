@@ -21,13 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.search.rows import JUDGES, SEEN, Row, estimate_of, last_attempts, read_table
-from hybrid_core.config import HybridOptimizationConfig
+from hybrid_core.adaptive.shipped import shipped_history
+from hybrid_core.config import HybridOptimizationConfig, RunConfig
 from hybrid_core.fitness import active_weights, baseline_fitness, shortfall
 from hybrid_core.measurement.statistics import block_means, log_ratios
 from hybrid_core.recipes import order_recipe
 from hybrid_core.records import Estimate, Outcome, Recipe
 from hybrid_core.search.searchers.base import Seen
-from hybrid_core.search.seen import HALF_WIDTH_SDS, log_sd
+from hybrid_core.search.seen import HALF_WIDTH_SDS, earlier_models, log_sd
 from hybrid_core.search.space import Space
 from hybrid_core.strategies import registry
 
@@ -177,6 +178,13 @@ class Table:
     def history(self) -> tuple[Seen, ...]:
         """Everything pass A says, as an earlier search of this subject would hand it on."""
         return tuple(self.seen(recipe, float(self._log_speed[i]), 1.0) for i, recipe in enumerate(self.recipes))
+
+    def shipped(self) -> dict[str, tuple[Seen, ...]]:
+        """What comes with the project and was measured on such a processor, on other models than this one."""
+        subject, capability = self.about["subject"], self.about["environment"]["cpu_capability"]
+        rows = [row for row in shipped_history(capability) if row.model != subject["model"]]
+        names = {"model": subject["model"], "size": subject["size"], "workload": subject["workload"]["name"]}
+        return earlier_models(rows, RunConfig(**names, options=self.options), self.family)
 
     def draws(self, seed: int) -> Array:
         """The log speed that each recipe shows in the replay of that seed; NaN for what failed."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.search.episodes import MODES
 from benchmarks.search.figures import average_ranks, mean_interval
 from benchmarks.search.report import COUNTS, SHARES, Row
 from benchmarks.search.targets import target_text
@@ -23,8 +24,8 @@ def all_tables(found: Mapping[str, Any]) -> dict[str, str]:
         "tables": spaces_table(of(rows, "table")),
         "random": random_table(of(rows, "table")),
         "references": references_table(of(rows, "table")),
-        **{f"{mode}_{name}": make(searches(rows, mode)) for mode in ("cold", "warm") for name, make in VIEWS.items()},
-        **{f"{mode}_curve": picture(searches(rows, mode), mode) for mode in ("cold", "warm")},
+        **{f"{mode}_{name}": make(searches(rows, mode)) for mode in MODES for name, make in VIEWS.items()},
+        **{f"{mode}_curve": picture(searches(rows, mode), mode) for mode in MODES},
         "comparison": comparison_table(of(rows, "comparison")),
         "single": single_tables(rows),
     }
@@ -178,7 +179,7 @@ def comparison_table(rows: Sequence[Row]) -> str:
 def single_tables(rows: Sequence[Row]) -> str:
     """Median regret of each table with its interval over seeds."""
     parts = []
-    for mode in ("cold", "warm"):
+    for mode in MODES:
         for name in dict.fromkeys(row["table"] for row in searches(rows, mode)):
             own = [row for row in searches(rows, mode) if row["table"] == name]
             lines = [[row["searcher"], *(interval(row["regret"].get(b)) for b in REGRET_AT)] for row in own]

@@ -17,7 +17,10 @@ UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 @dataclass(frozen=True)
 class HistoryRow:
-    """What one trial found for one recipe, and on what. The ratios are NaN when the trial failed."""
+    """What one trial found for one recipe, and on what. The ratios are NaN when the trial failed.
+
+    `is_shipped` is true of what came with the project, measured on another machine (`hybrid_core.adaptive.shipped`).
+    """
 
     recipe_key: str
     model: str
@@ -29,6 +32,7 @@ class HistoryRow:
     memory: Estimate = UNKNOWN
     accuracy: Estimate = UNKNOWN
     size: str = ""
+    is_shipped: bool = False
 
     @property
     def is_ok(self) -> bool:

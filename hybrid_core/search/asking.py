@@ -19,6 +19,7 @@ from hybrid_core.search.result import Stop
 from hybrid_core.search.rounds import Round
 from hybrid_core.search.searchers.base import Searcher, Task
 from hybrid_core.search.searchers.registry import get_searcher
+from hybrid_core.search.searchers.transfer import LEAST_SEEN, known_here
 from hybrid_core.search.seen import earlier_models, seen_of_trial
 from hybrid_core.search.starting import Beginning
 
@@ -26,17 +27,18 @@ from hybrid_core.search.starting import Beginning
 class Asking:
     """One searcher at work on one bench."""
 
-    def __init__(
-        self, bench: Bench, beginning: Beginning, history: Sequence[HistoryRow], rng: random.Random, family: str
-    ) -> None:
+    def __init__(self, bench: Bench, history: Sequence[HistoryRow], rng: random.Random, family: str) -> None:
         """`history` rows of any model; those of this model, then of its `family`, count as nearest."""
         options = bench.options
         entry = get_searcher(options.search_method)
+        earlier = earlier_models(history, bench.config, family) if options.enable_adaptive_hybrid else {}
+        telling = tuple(name for name, seen in earlier.items() if len(known_here(bench.space, seen)) >= LEAST_SEEN)
+        beginning = Beginning(bench, history, family, telling)
         self.name, self._bench = entry.name, bench
         task = Task(
             bench.space,
             rng,
-            earlier_models(history, bench, family) if options.enable_adaptive_hybrid else {},
+            earlier,
             bench.costs.expected_s,
             math.log(options.min_speed_improvement) if options.min_speed_improvement > 0 else -math.inf,
             tuple(beginning.starts),

@@ -120,10 +120,9 @@ class _Search:
 
     def make_plan(self) -> Plan:
         """Who decides what is measured: a searcher, or the stages that the method "selection" stands for."""
-        beginning = Beginning(self.bench, self.history, self.family)
         if self.options.search_method == STAGED or not self.options.enable_candidate_selection:
-            return Staged(self.bench, beginning, self.rng)
-        return Asking(self.bench, beginning, self.history, self.rng, self.family)
+            return Staged(self.bench, Beginning(self.bench, self.history, self.family), self.rng)
+        return Asking(self.bench, self.history, self.rng, self.family)
 
     def measure_round(self, round_: Round) -> Stop | None:
         """Measure the round's recipes in order, as far as the budget allows."""

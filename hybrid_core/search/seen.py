@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 
 from hybrid_core.adaptive.history import HistoryRow
-from hybrid_core.config import HybridOptimizationConfig
+from hybrid_core.config import HybridOptimizationConfig, RunConfig
 from hybrid_core.fitness import active_weights, baseline_fitness, shortfall
 from hybrid_core.records import Estimate, Recipe, Trial
 from hybrid_core.search.bench import Bench
 from hybrid_core.search.searchers.base import Seen
 
+# What the name of an earlier model ends with when it was measured elsewhere.
+SHIPPED = " (shipped)"
 # Half the width of a 95 % interval of a normal value, in standard deviations.
 HALF_WIDTH_SDS = 1.96
 
@@ -38,21 +40,28 @@ def seen_of_trial(trial: Trial, bench: Bench) -> Seen:
     )
 
 
-def earlier_models(history: Sequence[HistoryRow], bench: Bench, family: str) -> dict[str, tuple[Seen, ...]]:
-    """What was seen of each earlier model, size and workload on this device, the nearest first.
+def earlier_models(history: Sequence[HistoryRow], config: RunConfig, family: str) -> dict[str, tuple[Seen, ...]]:
+    """What was seen of each earlier model, size and workload on this run's device, the nearest first.
 
-    Rows come newest first; of a recipe that was measured twice on a subject the newest counts.
+    Rows come newest first; of a recipe that was measured twice on a subject the newest counts. What was shipped of a
+    subject comes after what was measured here of others as near, and is left out where the subject itself was.
     """
-    config, options = bench.config, bench.options
-    groups: dict[tuple[int, str], dict[str, Seen]] = {}
+    groups: dict[tuple[int, bool, str], dict[str, Seen]] = {}
+    here = {subject_name(row) for row in history if not row.is_shipped and row.device == config.device}
     for row in history:
-        if row.device == config.device:
-            alike = (row.model == config.model, row.family == family, row.workload == config.workload)
-            nearness = sum(alike) + (alike[0] and row.size == config.size)
-            name = " ".join(filter(None, (row.model, row.size))) + f", {row.workload}"
-            known = groups.setdefault((-nearness, name), {})
-            known.setdefault(row.recipe_key, seen_of_row(row, options))
-    return {name: tuple(known.values()) for (_, name), known in sorted(groups.items())}
+        name = subject_name(row)
+        if row.device != config.device or (row.is_shipped and name in here):
+            continue
+        alike = (row.model == config.model, row.family == family, row.workload == config.workload)
+        nearness = sum(alike) + (alike[0] and row.size == config.size)
+        known = groups.setdefault((-nearness, row.is_shipped, name), {})
+        known.setdefault(row.recipe_key, seen_of_row(row, config.options))
+    return {name + SHIPPED * told: tuple(known.values()) for (_, told, name), known in sorted(groups.items())}
+
+
+def subject_name(row: HistoryRow) -> str:
+    """Model, size and workload of a row, for a person."""
+    return " ".join(filter(None, (row.model, row.size))) + f", {row.workload}"
 
 
 def seen_of_row(row: HistoryRow, options: HybridOptimizationConfig) -> Seen:

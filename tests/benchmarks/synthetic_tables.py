@@ -40,7 +40,8 @@ def make_table(
 
 def about_of(family: str) -> dict[str, Any]:
     environment = {"cpu": "a processor", "torch": "2", "python": "3", "cpu_capability": "x", "system": "x"}
-    return {"family": family, "subject": {"workload": {"kind": "forward"}}, "environment": environment}
+    subject = {"model": "synthetic", "size": "tiny", "workload": {"name": "forward", "kind": "forward"}}
+    return {"family": family, "subject": subject, "environment": environment}
 
 
 def make_rows(seed: int = 0, noise: float = 0.0, passes: str = "AB") -> list[Row]:

@@ -15,7 +15,16 @@ import pytest
 
 from benchmarks.search import curves, episodes, figures, kept, page, replay
 from benchmarks.search.contestants import VARIANTS, contestants, with_options
-from benchmarks.search.episodes import UNTOUCHED, Episode, Found, evaluations_of, found_of, hypervolume_shares, play
+from benchmarks.search.episodes import (
+    MODES,
+    UNTOUCHED,
+    Episode,
+    Found,
+    evaluations_of,
+    found_of,
+    hypervolume_shares,
+    play,
+)
 from benchmarks.search.figures import against, average_ranks, random_curve, with_holm
 from benchmarks.search.references import likeness, portfolio_of_one, references_of
 from benchmarks.search.replay import Arena, history_of
@@ -209,6 +218,17 @@ def test_cold_searchers_see_no_history_and_warm_ones_none_of_their_own_family() 
     assert history_of("warm", tables[0], tables[:1]) == {}
 
 
+def test_what_comes_with_the_project_says_nothing_of_the_model_that_is_searched(table: Table) -> None:
+    names = {"model": "vit", "size": "tiny", "workload": {"name": "forward_single"}}
+    environment = {"cpu_capability": "AVX2"}
+    known = replace(table, about={**table.about, "subject": names, "environment": environment})
+    told = history_of("shipped", known, [])
+    assert told and not any(name.startswith("vit ") for name in told)
+    assert next(iter(told)).startswith("convnet tiny, forward_single"), "of the same workload, so the nearest"
+    elsewhere = replace(known, about={**known.about, "environment": {"cpu_capability": "DEFAULT"}})
+    assert history_of("shipped", elsewhere, []) == {}
+
+
 def test_history_holds_the_whole_first_pass_under_the_weights_of_the_table(table: Table) -> None:
     (seens,) = nearest_first(make_table("x", "other"), [table]).values()
     best = max((seen for seen in seens if seen.is_ok), key=lambda seen: seen.value)
@@ -357,12 +377,15 @@ def test_the_order_of_playing_covers_every_missing_seed_once() -> None:
 
 def test_kept_episodes_are_used_only_for_the_same_tables_and_code(tmp_path: Path) -> None:
     path = tmp_path / "kept.parquet"
-    now = {"code": "c", "warm": "w", "table t": "1", "table u": "2"}
-    found = {(mode, name, "a"): {3: Episode((4, 2), 0.5, "")} for mode in ("cold", "warm") for name in ("t", "u")}
+    now = {"code": "c", "warm": "w", "shipped": "s", "table t": "1", "table u": "2"}
+    found = {(mode, name, "a"): {3: Episode((4, 2), 0.5, "")} for mode in MODES for name in ("t", "u")}
     kept.write_kept(found, now, path)
     assert kept.load_kept(now, path) == found
     assert kept.load_kept(now | {"code": "other"}, path) == {}
-    assert set(kept.load_kept(now | {"table u": "3", "warm": "v"}, path)) == {("cold", "t", "a")}
+    assert set(kept.load_kept(now | {"table u": "3", "warm": "v"}, path)) == {("cold", "t", "a"), ("shipped", "t", "a")}
+    assert set(kept.load_kept(now | {"shipped": "r"}, path)) == {
+        (m, n, "a") for m in ("cold", "warm") for n in ("t", "u")
+    }
 
 
 def test_playing_again_gives_the_same_episode(table: Table) -> None:

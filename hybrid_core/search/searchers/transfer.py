@@ -40,7 +40,7 @@ class Prior:
         self._codes = np.array([space.encode(recipe) for recipe in space.recipes], dtype=np.int64)
         self._place = {recipe.key: i for i, recipe in enumerate(space.recipes)}
         self._recipes = space.recipes
-        usable = {name: known for name, seen in history.items() if len(known := _known(space, seen)) >= LEAST_SEEN}
+        usable = {name: known for name, seen in history.items() if len(known := known_here(space, seen)) >= LEAST_SEEN}
         self.names = tuple(usable)
         self._means = np.array([self._mean_of(space, seen) for seen in usable.values()])
         self._failed = _failures(space, history)
@@ -121,7 +121,7 @@ def _starting_weights(count: int) -> Array:
     return weights / weights.sum() if count else weights
 
 
-def _known(space: Space, seen: Sequence[Seen]) -> list[Seen]:
+def known_here(space: Space, seen: Sequence[Seen]) -> list[Seen]:
     """What was measured of recipes that this space has too, the untouched model aside."""
     return [s for s in seen if np.isfinite(s.value) and s.recipe.key in space.by_key and not s.recipe.is_baseline]
 

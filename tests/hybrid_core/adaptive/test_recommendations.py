@@ -202,7 +202,9 @@ def test_the_adaptive_package_needs_the_standard_library_only():
                     "__future__",
                     "collections",
                     "dataclasses",
+                    "json",
                     "math",
+                    "pathlib",
                     "statistics",
                     "typing",
                 } or (name.startswith(("hybrid_core.adaptive", "hybrid_core.records"))), (path.name, name)

@@ -2,13 +2,15 @@
 
 import math
 import statistics
+from dataclasses import replace
 
 import pytest
 
 from hybrid_core.adaptive.history import HistoryRow
-from hybrid_core.config import HybridOptimizationConfig
+from hybrid_core.config import HybridOptimizationConfig, RunConfig
 from hybrid_core.records import Estimate, Outcome, Recipe
 from hybrid_core.search.searchers.registry import SEARCHERS
+from hybrid_core.search.seen import earlier_models
 
 OURS = [entry.name for entry in SEARCHERS if not entry.is_control]
 CHEAP = [name for name in OURS if name != "rl"]
@@ -101,6 +103,39 @@ def test_history_of_another_family_names_the_first_recipes(search, planted):
     first = next(key for purpose, key in warm.calls if purpose == "search")
     speed, memory, accuracy = landscape.truth(Recipe.from_key(first))
     assert 0.4 * speed + 0.3 * memory + 0.3 * accuracy > 0.97 * wins(planted, landscape)
+
+
+def shipped(rows):
+    return [replace(row, is_shipped=True) for row in rows]
+
+
+def test_a_first_run_begins_with_what_comes_with_the_project_and_says_so(search, planted):
+    landscape = planted.Landscape()
+    rows = shipped(history_of(landscape, "elsewhere", "planted", all_keys(planted, landscape)))
+    _, warm, told = search(planted.Landscape(), history=rows, family="llama", options=asking())
+    assert [p["by"] for data in told.of("proposals") for p in data["proposals"]][0] == "portfolio"
+    (event,) = told.of("starting_points")
+    assert event["source"] == "other models" and event["models"] == ["elsewhere, forward (shipped)"]
+    assert "measured before on 1 model, all of it by this project on another machine" in event["sentence"]
+
+
+def test_what_comes_with_the_project_is_never_recommended_and_yields_to_what_was_measured_here(search, planted):
+    landscape = planted.Landscape()
+    few = all_keys(planted, landscape)[:6]
+    own = history_of(landscape, "planted", "planted", few)
+    of_same, of_other = (shipped(history_of(landscape, name, "planted", few)) for name in ("planted", "other"))
+    config = RunConfig(model="planted", workload="forward")
+    names = list(earlier_models([*of_same, *of_other, *own], config, "planted"))
+    assert names == ["planted, forward", "other, forward (shipped)"]
+    _, _, told = search(planted.Landscape(), history=[*of_same, *of_other], family="planted", options=asking())
+    assert told.of("starting_points")[0]["source"] == "other models", "not what earlier runs found good"
+
+
+def test_too_little_shipped_leaves_the_documents_beginning(search, planted):
+    landscape = planted.Landscape()
+    rows = shipped(history_of(landscape, "elsewhere", "other", all_keys(planted, landscape)[:3]))
+    _, _, told = search(planted.Landscape(), history=rows, family="llama", options=asking())
+    assert told.of("starting_points")[0]["source"] == "document"
 
 
 def test_history_of_another_device_teaches_nothing(search, planted):

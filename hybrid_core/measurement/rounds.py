@@ -34,12 +34,13 @@ class Spread:
     """Standard deviation of the log ratio of the same recipe between processes, with its degrees of freedom.
 
     `within` is the part of `sd` that comes from the uncertainty inside each process; 0 where it is not known, which
-    makes intervals a little too wide, never too narrow.
+    makes intervals a little too wide, never too narrow. `source` says of what it is known, for a person.
     """
 
     sd: float
     degrees: int
     within: float = 0.0
+    source: str = ""
 
 
 def spread_of(

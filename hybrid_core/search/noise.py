@@ -105,17 +105,18 @@ class Noise:
         """
         own = _enough(self._between(recipe, [is_own for is_own, _, _ in self._recipes]))
         if own is not None:
-            return own
+            return replace(own, source="recipes of this model")
         every = _enough(self._between(recipe, [True] * len(self._recipes)))
-        return every and replace(every, degrees=min(every.degrees, OTHERS_TRUST))
+        return every and replace(every, degrees=min(every.degrees, OTHERS_TRUST), source="recipes of all models")
 
     def least(self, recipe: Recipe) -> Spread | None:
         """The spread that a recipe has at least, by A/A; None where recipes themselves say more, or A/A too little."""
         alone = spread_of([], _logs(self._against_itself), [standard_error(one) for one in self._against_itself])
         known = None if self.of(recipe) is not None else _enough(alone)
         # A/A is taken at many moments, so it holds what moves from one to the next already.
-        move = RECIPES_MOVE_MORE / math.sqrt(1 + MOMENT)
-        return known and replace(known, sd=move * known.sd, degrees=min(known.degrees, OTHERS_TRUST))
+        sd = RECIPES_MOVE_MORE / math.sqrt(1 + MOMENT) * (known.sd if known else 0.0)
+        source = f"{RECIPES_MOVE_MORE:g} times what two equal models differ by"
+        return known and replace(known, sd=sd, degrees=min(known.degrees, OTHERS_TRUST), source=source)
 
     def floor(self, rounds: int = 1) -> float | None:
         """The |ratio - 1| that an A/A over as many processes stays below; None where too little is known."""
@@ -203,7 +204,7 @@ class Noise:
         good = [one for one in estimates if is_positive(one)]
         if good:
             self._recipes.setdefault(whose, {})[measured or trial_id] = good
-            self.trial_ids.extend([trial_id] if trial_id and len(good) > 1 else [])
+            self.trial_ids.extend([trial_id] if trial_id else [])
 
 
 def without(spread: Spread, logs: Sequence[float]) -> Spread | None:
@@ -236,7 +237,8 @@ def with_speed(measurement: Measurement, speed: Estimate, known: Spread | None, 
 
     A break-even count is a promise of a gain, so it stays only where the whole interval is one.
     """
-    between = {"sd": known.sd if known else None, "degrees": known.degrees if known else 0, **facts}
+    spread = {"sd": known.sd, "degrees": known.degrees, "source": known.source} if known else {"sd": None, "degrees": 0}
+    between = {**spread, **facts}
     return replace(
         measurement,
         speed_improvement=speed,

@@ -18,7 +18,8 @@ Row = Mapping[str, Any]
 def certainty_part(run: Row, result: Row, trials: Sequence[Row]) -> None:
     """The processes of the winner, then the noise, which gain would have been seen, and where the time went."""
     key = run.get("winner_key") or BASELINE_KEY
-    rounds = rounds_of(_final(key, trials))
+    environment = environment_of(_final(key, trials))
+    rounds = [entry for entry in environment.get("rounds") or [] if isinstance(entry, Mapping)]
     told = [text for text in (noise_sentence(result), detectable_sentence(result), cost_sentence(result)) if text]
     if not rounds and not told:
         return
@@ -29,17 +30,25 @@ def certainty_part(run: Row, result: Row, trials: Sequence[Row]) -> None:
         tables.draw(rounds_table(rounds), "run_rounds", alt)
         st.caption(
             "Each interval is the one inside its process. The one of the result is wider: in 95 % of cases the same "
-            "measurement, done again with as many processes, lands in it."
+            "measurement, done again with as many processes, lands in it. " + between_sentence(environment)
         )
     for text in told:
         st.markdown(text)
 
 
-def rounds_of(trial: Row | None) -> list[Row]:
-    """The processes of a trial; none where it was one measurement of an older version."""
+def environment_of(trial: Row | None) -> Row:
+    """What is stored beside a trial's figures; it lacks "rounds" where it was one measurement of an older version."""
     rows = query("trial", trial_id=str(trial["trial_id"])) if trial else []
-    environment = (rows[0].get("environment") or {}) if rows else {}
-    return [entry for entry in environment.get("rounds") or [] if isinstance(entry, Mapping)]
+    return (rows[0].get("environment") or {}) if rows else {}
+
+
+def between_sentence(environment: Row) -> str:
+    """By how much processes differ here beside those of the table, and of what that is known."""
+    between = environment.get("between_processes")
+    if not isinstance(between, Mapping) or not is_number(between.get("sd")) or not between.get("source"):
+        return ""
+    differ, source = plain(percent(between["sd"])), plain(between["source"])
+    return f"Processes differ by {differ} otherwise (one standard deviation, known from {source})."
 
 
 def rounds_table(rounds: Sequence[Row]) -> tables.Table:

@@ -1,6 +1,6 @@
 """The result says how sure it is: each process of the winner, the noise, what could not be seen, the cost."""
 
-from pages.components.certainty import cost_sentence
+from pages.components.certainty import between_sentence, cost_sentence
 from tests.pages.test_page_states import texts
 
 
@@ -30,6 +30,15 @@ def test_a_result_of_an_older_version_is_shown_without_them(client, open_page):
 def test_the_cost_of_odd_numbers_is_left_out():
     for cost in ({}, {"wall_s": 0.0, "parts_s": {}}, {"wall_s": "x", "parts_s": {"a": 1.0}}, {"wall_s": 1.0}):
         assert cost_sentence({"cost": cost}) == ""
+
+
+def test_the_result_says_by_how_much_processes_differ_and_of_what_that_is_known():
+    between = {"sd": 0.123, "degrees": 4, "source": "recipes of this model"}
+    said = between_sentence({"between_processes": between})
+    assert said == "Processes differ by 12\\.3 % otherwise (one standard deviation, known from recipes of this model)."
+    for less in ({"sd": None}, {"source": ""}, {"sd": "x"}):
+        assert between_sentence({"between_processes": between | less}) == ""
+    assert between_sentence({}) == between_sentence({"between_processes": 3}) == ""
 
 
 def test_the_events_of_rounds_are_told_in_words(client, open_page):

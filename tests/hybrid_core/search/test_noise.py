@@ -34,7 +34,7 @@ def test_the_noise_is_pooled_from_the_days_against_itself_and_its_repeated_final
     expected = spread_of([logs(1.5, 1.53)], logs(1.01, 0.98, 1.02))
     assert noise.spread.sd == pytest.approx(expected.sd) and noise.spread.degrees == expected.degrees == 4
     told = noise.to_event()
-    assert (told["against_itself"], told["repeated"], len(told["trials"])) == (3, 1, 3)
+    assert (told["against_itself"], told["repeated"], len(told["trials"])) == (3, 1, 4)
     floor = noise_floor(noise.spread, 1)
     assert told["floor"] == floor > SMALLEST_NOISE_FLOOR and f"by up to {floor:.1%}" in told["sentence"]
     assert "3 A/A measurements and 1 repeated final" in told["sentence"]
@@ -53,7 +53,7 @@ def test_what_moves_two_equal_models_does_not_narrow_the_interval_of_a_recipe(pl
     noise.learn(merge_rounds("x", planted.rounds_of((1.2, 1.3, 1.25))))
     assert noise.known is not None and noise.of(PLAIN).degrees == 4
     assert noise.of(PLAIN).sd == pytest.approx(spread_of([logs(1.2, 1.3, 1.25)]).sd), "and none of the A/A"
-    assert noise.least(PLAIN) is None
+    assert noise.least(PLAIN) is None and noise.of(PLAIN).source == "recipes of this model"
     assert Noise([row("baseline", 1.001, 0.999, 1.0, 1.001, 0.999)]).of(FAST) is None
 
 
@@ -61,7 +61,7 @@ def test_recipes_of_the_same_model_count_alone_where_they_are_enough_and_others_
     others = [row(f"{n}=1", 1.5, 1.53, 1.5, 1.54, model="steady") for n in range(4)]
     own = [row("a=fast", 1.5, 2.1, model="unsteady", own=True), row("a=slim", 1.3, 0.9, model="unsteady", own=True)]
     steady = Noise(others).of(PLAIN)
-    assert steady.degrees == OTHERS_TRUST and steady.sd < 0.02
+    assert steady.degrees == OTHERS_TRUST and steady.sd < 0.02 and steady.source == "recipes of all models"
     few = Noise(others + own).of(PLAIN)
     assert few.degrees == OTHERS_TRUST and steady.sd < few.sd < 0.2, "two degrees of its own are not enough"
     third = row("a=fast", 2.6, model="unsteady", own=True)
@@ -102,7 +102,8 @@ def test_two_processes_that_agree_by_luck_are_no_surer_than_what_the_device_does
     speed = held.measurement.speed_improvement
     assert speed == combine_rounds([t.measurement.speed_improvement for t in lucky], least, MOMENT)
     assert speed.low < 1.1 and speed.high > 1.3 and alone.measurement.speed_improvement.low > 1.19
-    assert held.measurement.environment["between_processes"]["degrees"] == OTHERS_TRUST
+    between = held.measurement.environment["between_processes"]
+    assert (between["degrees"], between["source"]) == (OTHERS_TRUST, "2 times what two equal models differ by")
     far = planted.rounds_of((1.0, 1.6))
     wide = join_rounds("x", far, noise).measurement.speed_improvement
     alone = merge_rounds("x", far, None, MOMENT).measurement.speed_improvement

@@ -111,7 +111,8 @@ def day_of(book: Book, names: tuple[str, str, str]) -> list[dict[str, Any]]:
                 facts.append({"trial_id": name, "recipe_key": row["winner"], "own": own, "rounds": rounds, **whose})
                 facts[-1] |= ratio_of(trial)
     return facts + [
-        {"trial_id": row["key"], "recipe_key": Recipe().key, "rounds": None, **ratio_of(row)}
+        {"trial_id": row["key"], "recipe_key": Recipe().key, "rounds": None, "own": of_subject(row) == names}
+        | ratio_of(row)
         for row in filter(is_measured, book.of(aa.PART))
     ]
 

@@ -3,12 +3,13 @@
 A process that measured 2 % may find 2 % more when it is started again, so one process tells less than its own interval
 says. What the untouched model against itself (A/A) and the repeated finals of the last day showed, and what this run
 adds, is pooled into one spread; it widens what single processes measured and is the noise floor of the verdicts.
-A recipe is not judged by A/A: two equal models share the luck of their process, so A/A moves less than recipes do
-(1.3 % against 3 % on one machine, 3.1 % against 5.9 % on another). It is judged by finals and repeats, of this run and
-of the last day: by those of the same model where there are enough, because models differ tenfold in how unsteady they
-are (1 % and 19 % by process on one machine, docs/truth.md), else by those of all models. Where none is known, twice the
-A/A spread is the least that is believed: two processes that happen to agree say little, and a published 1.220 (1.199 to
-1.243) was 1.257 and 1.247 when repeated. What the search measured is not compared with the final: the best of many
+A recipe is not judged by A/A alone: two equal models share the luck of their process, so A/A moves less than recipes do
+(1.3 % against 3 % on one machine, 3.1 % against 5.9 % on another), and two processes that agree by chance say little: a
+published 1.220 (1.199 to 1.243) was 1.257 and 1.247 when repeated. It is judged by finals and repeats, of this run and
+of the last day, and by twice the A/A spread, which counts for few of them: by those of the same model where there are
+enough, because models differ tenfold in how unsteady they are (1 % and 19 % by process on one machine, docs/truth.md),
+else by those of all models.
+What the search measured is not compared with the final: the best of many
 scores was chosen for its luck, so the two differ by more than the machine does.
 """
 
@@ -37,7 +38,7 @@ FEWEST_DEGREES = 3
 # Where this much is known of the day, one A/A measurement of a run's own model is enough.
 ENOUGH_DEGREES = TRUST
 RECIPES_MOVE_MORE = 2.0
-# What other models, or two equal ones, say of this one's recipes, in degrees of freedom.
+# What other models, or two equal ones, say of a model's recipes, in degrees of freedom at most.
 OTHERS_TRUST = 4
 # What recipes do from one minute to another, by the variance of a process: 0.40 over 18 winners that were raced three
 # times each (0.36 and 0.43 for the two unsteady models), benchmarks/truth.py.
@@ -55,14 +56,14 @@ class Noise:
     """
 
     def __init__(self, day: Sequence[Mapping[str, Any]] = ()) -> None:
-        self._undisturbed: list[Estimate] = []
-        self._disturbed: list[Estimate] = []
+        # By whether it was disturbed, and whose: the model's own or another's.
+        self._equal: dict[tuple[bool, bool], list[Estimate]] = {}
         self._recipes: dict[tuple[bool, str, str], _Measured] = {}
         self.trial_ids: list[str] = []
         for row in day:
             rounds = [_round_estimate(entry) for entry in row["rounds"] or ()] or [_speed_of_row(row)]
             if row["recipe_key"] == Recipe().key:
-                self._take_against_itself(str(row["trial_id"]), rounds, bool(row.get("flagged")))
+                self._take_equal(str(row["trial_id"]), bool(row.get("own")), rounds, bool(row.get("flagged")))
             else:
                 subject = "/".join(str(row.get(name, "")) for name in ("model", "size", "workload_label"))
                 whose = (True, "", row["recipe_key"]) if row.get("own") else (False, subject, row["recipe_key"])
@@ -74,7 +75,7 @@ class Noise:
             return
         estimates = estimates_of(trial.measurement)
         if trial.recipe.is_baseline:
-            self._take_against_itself(trial.trial_id, estimates, is_flagged(trial.measurement.environment))
+            self._take_equal(trial.trial_id, True, estimates, is_flagged(trial.measurement.environment))
         else:
             self._take_recipe(trial.trial_id, _of_this_run(trial.recipe), estimates, FINAL)
 
@@ -88,10 +89,7 @@ class Noise:
     def spread(self) -> Spread | None:
         """A/A and the repeated finals of earlier runs pooled, however little it is."""
         groups = [group for group in self._measurements(without=FINAL) if len(group) > 1]
-        everything = [*self._against_itself, *(one for group in groups for one in group)]
-        return spread_of(
-            [_logs(group) for group in groups], _logs(self._against_itself), [standard_error(x) for x in everything]
-        )
+        return _spread_around_zero(self._against_itself(), groups)
 
     @property
     def known(self) -> Spread | None:
@@ -101,22 +99,13 @@ class Noise:
     def of(self, recipe: Recipe) -> Spread | None:
         """How far processes differ that measure this recipe in the same minutes, by everything but its own final.
 
-        What this model's recipes showed counts alone where it is enough; None where nothing is enough.
+        What is known of this model counts alone where it is enough; None where nothing is enough.
         """
-        own = _enough(self._between(recipe, [is_own for is_own, _, _ in self._recipes]))
+        own = _enough(_together(self._between(recipe, [is_own for is_own, _, _ in self._recipes]), self._doubled(True)))
         if own is not None:
-            return replace(own, source="recipes of this model")
-        every = _enough(self._between(recipe, [True] * len(self._recipes)))
-        return every and replace(every, degrees=min(every.degrees, OTHERS_TRUST), source="recipes of all models")
-
-    def least(self, recipe: Recipe) -> Spread | None:
-        """The spread that a recipe has at least, by A/A; None where recipes themselves say more, or A/A too little."""
-        alone = spread_of([], _logs(self._against_itself), [standard_error(one) for one in self._against_itself])
-        known = None if self.of(recipe) is not None else _enough(alone)
-        # A/A is taken at many moments, so it holds what moves from one to the next already.
-        sd = RECIPES_MOVE_MORE / math.sqrt(1 + MOMENT) * (known.sd if known else 0.0)
-        source = f"{RECIPES_MOVE_MORE:g} times what two equal models differ by"
-        return known and replace(known, sd=sd, degrees=min(known.degrees, OTHERS_TRUST), source=source)
+            return replace(own, source="this model")
+        every = _enough(_together(self._between(recipe, [True] * len(self._recipes)), self._doubled(False)))
+        return every and replace(every, degrees=min(every.degrees, OTHERS_TRUST), source="all models of the last day")
 
     def floor(self, rounds: int = 1) -> float | None:
         """The |ratio - 1| that an A/A over as many processes stays below; None where too little is known."""
@@ -144,7 +133,7 @@ class Noise:
         """By which spread so many processes of a recipe are joined."""
         if recipe.is_baseline:
             return self.known if rounds == 1 else self.spread
-        return self.of(recipe) or self.least(recipe)
+        return self.of(recipe)
 
     def to_event(self) -> dict[str, Any]:
         """What the run used, JSON-able, with the sentence for a person."""
@@ -153,7 +142,7 @@ class Noise:
             "sd": spread.sd if spread else None,
             "degrees": spread.degrees if spread else 0,
             "floor": self.floor(),
-            "against_itself": len(self._against_itself),
+            "against_itself": len(self._against_itself()),
             "repeated": self._repeated,
             "trials": list(self.trial_ids),
             "sentence": self.sentence(),
@@ -161,7 +150,7 @@ class Noise:
 
     def sentence(self) -> str:
         """How far two measurements of the same thing differ here, and on how many it rests."""
-        count, floor, repeated = len(self._against_itself), self.floor(), self._repeated
+        count, floor, repeated = len(self._against_itself()), self.floor(), self._repeated
         taken = f"{count} A/A measurement{'' if count == 1 else 's'}"
         if repeated:
             taken += f" and {repeated} repeated final{'' if repeated == 1 else 's'}"
@@ -169,13 +158,20 @@ class Noise:
             return f"how far two processes that measure the same thing differ here is not known yet, from {taken}"
         return f"two measurements of the same thing differ by up to {floor:.1%} on this device today, from {taken}"
 
-    @property
-    def _against_itself(self) -> list[Estimate]:
+    def _against_itself(self, own: bool = False) -> list[Estimate]:
         """The A/A estimates to judge by: one that was disturbed says something only where no other is known.
 
         A single A/A under load was seen at 2.10; pooled with forty others it would have hidden every gain of the day.
         """
-        return self._undisturbed or self._disturbed
+        whose = (True,) if own else (True, False)
+        calm, disturbed = ([x for is_own in whose for x in self._equal.get((d, is_own), ())] for d in (False, True))
+        return calm or disturbed
+
+    def _doubled(self, own: bool) -> Spread | None:
+        """What A/A says of recipes, worth little; it is taken at many moments, so it holds what moves between them."""
+        alone = _spread_around_zero(self._against_itself(own))
+        sd = RECIPES_MOVE_MORE / math.sqrt(1 + MOMENT) * (alone.sd if alone else 0.0)
+        return alone and replace(alone, sd=sd, degrees=min(alone.degrees, OTHERS_TRUST))
 
     @property
     def _repeated(self) -> int:
@@ -193,9 +189,9 @@ class Noise:
         own = self._recipes.get(_of_this_run(recipe), {}).get(FINAL, [])
         return spread and without(spread, _logs(own))
 
-    def _take_against_itself(self, trial_id: str, estimates: list[Estimate], flagged: bool) -> None:
+    def _take_equal(self, trial_id: str, own: bool, estimates: list[Estimate], flagged: bool) -> None:
         good = [one for one in estimates if is_positive(one)]
-        (self._disturbed if flagged else self._undisturbed).extend(good)
+        self._equal.setdefault((flagged, own), []).extend(good)
         self.trial_ids.extend([trial_id] if good else [])
 
     def _take_recipe(
@@ -220,6 +216,22 @@ def without(spread: Spread, logs: Sequence[float]) -> Spread | None:
     degrees = spread.degrees - alone.degrees
     squares = max(spread.sd**2 * spread.degrees - alone.sd**2 * alone.degrees, 0.0)
     return replace(spread, sd=math.sqrt(squares / degrees), degrees=degrees) if degrees else None
+
+
+def _together(recipes: Spread | None, equal: Spread | None) -> Spread | None:
+    """Both pooled by their degrees of freedom; what recipes are known to owe to the inside of a process stays known."""
+    found = [spread for spread in (recipes, equal) if spread is not None]
+    degrees = sum(spread.degrees for spread in found)
+    return (
+        Spread(math.sqrt(sum(x.sd**2 * x.degrees for x in found) / degrees), degrees, found[0].within)
+        if found
+        else None
+    )
+
+
+def _spread_around_zero(equal: Sequence[Estimate], groups: Sequence[Sequence[Estimate]] = ()) -> Spread | None:
+    everything = [*equal, *(one for group in groups for one in group)]
+    return spread_of([_logs(group) for group in groups], _logs(equal), [standard_error(one) for one in everything])
 
 
 def _of_this_run(recipe: Recipe) -> tuple[bool, str, str]:

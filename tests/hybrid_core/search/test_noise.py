@@ -46,28 +46,48 @@ def test_a_disturbed_measurement_against_itself_counts_only_where_no_other_is_kn
     assert Noise([wild]).spread.sd == pytest.approx(math.log(2.1))
 
 
-def test_what_moves_two_equal_models_does_not_narrow_the_interval_of_a_recipe(planted):
-    noise = Noise([row("baseline", 1.001, 0.999, 1.0, 1.001, 0.999)])
+CALM = (1.001, 0.999, 1.0, 1.001, 0.999)
+
+
+def doubled(*ratios):
+    """The variance that A/A says recipes have within their minutes."""
+    return 4 * sum(x * x for x in logs(*ratios)) / len(ratios) / (1 + MOMENT)
+
+
+def test_what_moves_two_equal_models_counts_double_and_little_beside_recipes(planted):
+    noise = Noise([row("baseline", *CALM, own=True)])
+    alone = noise.of(PLAIN)
+    assert alone.degrees == OTHERS_TRUST and alone.sd**2 == pytest.approx(doubled(*CALM))
     for recipe in (FAST, SLIM):
         noise.hear(planted.rounds_of((1.2, 1.3, 1.25), recipe))
     noise.learn(merge_rounds("x", planted.rounds_of((1.2, 1.3, 1.25))))
-    assert noise.known is not None and noise.of(PLAIN).degrees == 4
-    assert noise.of(PLAIN).sd == pytest.approx(spread_of([logs(1.2, 1.3, 1.25)]).sd), "and none of the A/A"
-    assert noise.least(PLAIN) is None and noise.of(PLAIN).source == "recipes of this model"
-    assert Noise([row("baseline", 1.001, 0.999, 1.0, 1.001, 0.999)]).of(FAST) is None
+    both = noise.of(PLAIN)
+    recipes = spread_of([logs(1.2, 1.3, 1.25)]).sd ** 2
+    assert both.degrees == 4 + OTHERS_TRUST and both.source == "this model"
+    assert both.sd**2 == pytest.approx((4 * recipes + OTHERS_TRUST * doubled(*CALM)) / (4 + OTHERS_TRUST))
+    assert noise.known.sd == pytest.approx(spread_of([], logs(*CALM)).sd), "the floor is A/A alone"
 
 
 def test_recipes_of_the_same_model_count_alone_where_they_are_enough_and_others_for_little():
     others = [row(f"{n}=1", 1.5, 1.53, 1.5, 1.54, model="steady") for n in range(4)]
     own = [row("a=fast", 1.5, 2.1, model="unsteady", own=True), row("a=slim", 1.3, 0.9, model="unsteady", own=True)]
     steady = Noise(others).of(PLAIN)
-    assert steady.degrees == OTHERS_TRUST and steady.sd < 0.02 and steady.source == "recipes of all models"
+    assert steady.degrees == OTHERS_TRUST and steady.sd < 0.02 and steady.source == "all models of the last day"
     few = Noise(others + own).of(PLAIN)
     assert few.degrees == OTHERS_TRUST and steady.sd < few.sd < 0.2, "two degrees of its own are not enough"
     third = row("a=fast", 2.6, model="unsteady", own=True)
     alone = Noise([*others, *own, third]).of(PLAIN)
     expected = spread_of_recipes([[logs(1.5, 2.1), logs(2.6)], [logs(1.3, 0.9)]], moment=MOMENT)
     assert (alone.sd, alone.degrees) == (pytest.approx(expected.sd), 3)
+
+
+def test_a_steady_model_is_not_judged_by_an_unsteady_one_once_its_own_a_a_is_known():
+    wild = [row("a=fast", 1.0, 1.6, 0.8, 1.3, model="wild"), row("baseline", 1.1, 0.9, 1.12, model="wild")]
+    by_itself = Noise([*wild, row("baseline", 1.002, 0.998, 1.001, own=True)]).of(FAST)
+    assert by_itself.source == "this model" and by_itself.degrees == 3
+    assert by_itself.sd**2 == pytest.approx(doubled(1.002, 0.998, 1.001))
+    by_others = Noise([*wild, row("baseline", 1.002, 0.998, own=True)]).of(FAST)
+    assert by_others.source == "all models of the last day" and by_others.sd > 20 * by_itself.sd
 
 
 def test_the_final_of_a_recipe_says_what_it_says_once(planted):
@@ -95,19 +115,16 @@ def test_what_failed_or_has_no_number_says_nothing(planted):
 
 def test_two_processes_that_agree_by_luck_are_no_surer_than_what_the_device_does_to_equal_models(planted):
     noise = Noise([row("baseline", *(math.exp(random.Random(n).gauss(0, 0.02)) for n in range(12)))])
-    lucky = planted.rounds_of((1.219, 1.222))
-    least = noise.least(FAST)
+    lucky, known = planted.rounds_of((1.219, 1.222)), noise.of(FAST)
     alone, held = merge_rounds("x", lucky), join_rounds("x", lucky, noise)
-    assert least.sd == pytest.approx(2 * noise.known.sd / math.sqrt(1 + MOMENT))
     speed = held.measurement.speed_improvement
-    assert speed == combine_rounds([t.measurement.speed_improvement for t in lucky], least, MOMENT)
+    assert speed == combine_rounds([t.measurement.speed_improvement for t in lucky], known, MOMENT)
     assert speed.low < 1.1 and speed.high > 1.3 and alone.measurement.speed_improvement.low > 1.19
     between = held.measurement.environment["between_processes"]
-    assert (between["degrees"], between["source"]) == (OTHERS_TRUST, "2 times what two equal models differ by")
+    assert (between["degrees"], between["source"]) == (OTHERS_TRUST, "all models of the last day")
     far = planted.rounds_of((1.0, 1.6))
     wide = join_rounds("x", far, noise).measurement.speed_improvement
-    alone = merge_rounds("x", far, None, MOMENT).measurement.speed_improvement
-    assert wide == alone, "what they show themselves counts"
+    assert wide.low < 1.0 and wide.high > 1.6, "what they show themselves counts"
 
 
 @pytest.mark.parametrize("moment", [0.0, MOMENT])
@@ -161,7 +178,7 @@ def test_a_search_trial_is_widened_once_and_by_what_is_known(planted):
     trial = planted.rounds_of((1.2,), purpose=Purpose.SEARCH, break_even_calls=7)[0]
     wide = noise.widened(trial)
     inside, shown = trial.measurement.speed_improvement, wide.measurement.speed_improvement
-    assert shown == widen(inside, noise.least(FAST), MOMENT) and shown.low < inside.low and shown.high > inside.high
+    assert shown == widen(inside, noise.of(FAST), MOMENT) and shown.low < inside.low and shown.high > inside.high
     assert wide.measurement.break_even_calls == 7 and wide.measurement.pairs_ms == trial.measurement.pairs_ms
     assert noise.widened(wide) is wide
     doubtful = noise.widened(planted.rounds_of((1.02,), purpose=Purpose.SEARCH, break_even_calls=7)[0])
@@ -215,7 +232,7 @@ def test_a_search_trial_is_judged_by_the_noise_of_one_process_and_a_final_by_tha
 
 def test_a_recipe_that_every_process_measured_slower_does_not_win_by_its_memory(planted):
     """Between processes the interval reaches beyond 1; each of them by itself says slower."""
-    wide = Noise([row("baseline", *(math.exp(random.Random(n).gauss(0, 0.05)) for n in range(12)))]).least(FAST)
+    wide = Noise([row("baseline", *(math.exp(random.Random(n).gauss(0, 0.05)) for n in range(12)))]).of(FAST)
     floors = {"speed": 0.01, "memory": 0.01, "accuracy": 0.01}
 
     def crowned(*speeds):

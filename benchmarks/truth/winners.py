@@ -25,9 +25,10 @@ from hybrid_core.records import MeasureLimits, Purpose, Recipe, Subject, Trial, 
 from hybrid_core.search.hints import Survey
 from hybrid_core.search.loop import run_search
 from hybrid_core.search.merging import join_rounds
-from hybrid_core.search.noise import ROUNDS, Noise
+from hybrid_core.search.noise import Noise
 from hybrid_core.search.result import SearchResult
 from hybrid_core.search.space import Space
+from hybrid_core.search.speeds import ROUNDS
 from workers.engines.survey import run_survey
 
 PART = "winners"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean, median
 
 from hybrid_core.errors import InvalidInput
@@ -89,6 +89,34 @@ def spread_of_recipes(
         squares += sum(weight * (mean - centre) ** 2 for weight, mean in zip(weights, means, strict=True))
         degrees += sum(map(len, measured)) - 1
     return Spread(math.sqrt(squares / degrees), degrees, _typical(errors)) if degrees else None
+
+
+def without(spread: Spread, logs: Sequence[float]) -> Spread | None:
+    """The spread without these log ratios, one of the groups it was pooled from; None where nothing else is in it.
+
+    >>> rest = without(Spread(0.2, 3), [0.3, 0.5])
+    >>> rest and (round(rest.sd, 4), rest.degrees)
+    (0.2236, 2)
+    """
+    alone = spread_of([logs])
+    if alone is None:
+        return spread
+    degrees = spread.degrees - alone.degrees
+    squares = max(spread.sd**2 * spread.degrees - alone.sd**2 * alone.degrees, 0.0)
+    return replace(spread, sd=math.sqrt(squares / degrees), degrees=degrees) if degrees else None
+
+
+def pooled(one: Spread | None, other: Spread | None) -> Spread | None:
+    """Both by their degrees of freedom; what the first owes to the inside of its processes is what both do.
+
+    >>> both = pooled(Spread(0.1, 1), Spread(0.2, 3))
+    >>> both and (round(both.sd, 4), both.degrees)
+    (0.1803, 4)
+    """
+    if one is None or other is None:
+        return one or other
+    degrees = one.degrees + other.degrees
+    return Spread(math.sqrt((one.sd**2 * one.degrees + other.sd**2 * other.degrees) / degrees), degrees, one.within)
 
 
 def combine_rounds(rounds: Sequence[Estimate], known: Spread | None, moment: float = 0.0) -> Estimate:

@@ -16,7 +16,8 @@ from hybrid_core.fitness import (
     unfit_parent_reason,
 )
 from hybrid_core.records import Estimate, Measurement, Outcome, Purpose, Recipe, Step, Trial
-from hybrid_core.search.noise import Noise, estimates_of
+from hybrid_core.search.noise import Noise
+from hybrid_core.search.speeds import estimates_of
 from hybrid_core.selection.base import ScoredCandidate
 
 # These outcomes say something about the steps themselves, so a recipe that contains them all is not worth a trial.

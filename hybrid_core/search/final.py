@@ -26,7 +26,7 @@ from hybrid_core.fitness import (
 from hybrid_core.measurement.rounds import detectable, log_half_width
 from hybrid_core.measurement.statistics import holm
 from hybrid_core.records import Estimate, Measurement, Recipe, Trial, Verdict
-from hybrid_core.search.noise import BETWEEN, estimates_of, usable
+from hybrid_core.search.speeds import BETWEEN, estimates_of, usable
 
 FINALISTS = 3
 SIGNIFICANCE = 0.05

@@ -15,7 +15,8 @@ from typing import Any
 
 from hybrid_core.measurement.rounds import Spread, combine_rounds, p_value
 from hybrid_core.records import Estimate, Measurement, Outcome, Trial
-from hybrid_core.search.noise import ROUNDS, Noise, moment_of, usable, with_speed
+from hybrid_core.search.noise import Noise, moment_of
+from hybrid_core.search.speeds import ROUNDS, usable, with_speed
 
 
 def join_rounds(trial_id: str, rounds: Sequence[Trial], noise: Noise) -> Trial:

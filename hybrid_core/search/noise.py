@@ -26,12 +26,15 @@ from hybrid_core.measurement.rounds import (
     TRUST,
     Spread,
     noise_floor,
+    pooled,
     spread_of,
     spread_of_recipes,
     standard_error,
     widen,
+    without,
 )
-from hybrid_core.records import Estimate, Measurement, Recipe, Trial
+from hybrid_core.records import Estimate, Recipe, Trial
+from hybrid_core.search.speeds import BETWEEN, estimate_of_round, estimates_of, is_positive, usable, with_speed
 
 # With fewer degrees of freedom the quantile of t is so large that an interval says more about it than about the device.
 FEWEST_DEGREES = 3
@@ -43,7 +46,6 @@ OTHERS_TRUST = 4
 # What recipes do from one minute to another, by the variance of a process: 0.40 over 18 winners that were raced three
 # times each (0.36 and 0.43 for the two unsteady models), benchmarks/truth.py.
 MOMENT = 0.4
-ROUNDS, BETWEEN = "rounds", "between_processes"
 FINAL = "the final of this run"
 # Of one recipe: the model's own or another's, and the ratios of every process of each measurement.
 _Measured = dict[str, list[Estimate]]
@@ -61,7 +63,7 @@ class Noise:
         self._recipes: dict[tuple[bool, str, str], _Measured] = {}
         self.trial_ids: list[str] = []
         for row in day:
-            rounds = [_round_estimate(entry) for entry in row["rounds"] or ()] or [_speed_of_row(row)]
+            rounds = [estimate_of_round(entry) for entry in row["rounds"] or ()] or [_speed_of_row(row)]
             if row["recipe_key"] == Recipe().key:
                 self._take_equal(str(row["trial_id"]), bool(row.get("own")), rounds, bool(row.get("flagged")))
             else:
@@ -101,10 +103,10 @@ class Noise:
 
         What is known of this model counts alone where it is enough; None where nothing is enough.
         """
-        own = _enough(_together(self._between(recipe, [is_own for is_own, _, _ in self._recipes]), self._doubled(True)))
+        own = _enough(pooled(self._between(recipe, [is_own for is_own, _, _ in self._recipes]), self._doubled(True)))
         if own is not None:
             return replace(own, source="this model")
-        every = _enough(_together(self._between(recipe, [True] * len(self._recipes)), self._doubled(False)))
+        every = _enough(pooled(self._between(recipe, [True] * len(self._recipes)), self._doubled(False)))
         return every and replace(every, degrees=min(every.degrees, OTHERS_TRUST), source="all models of the last day")
 
     def floor(self, rounds: int = 1) -> float | None:
@@ -203,32 +205,6 @@ class Noise:
             self.trial_ids.extend([trial_id] if trial_id else [])
 
 
-def without(spread: Spread, logs: Sequence[float]) -> Spread | None:
-    """The spread without these log ratios, one of the groups it was pooled from; None where nothing else is in it.
-
-    >>> rest = without(Spread(0.2, 3), [0.3, 0.5])
-    >>> rest and (round(rest.sd, 4), rest.degrees)
-    (0.2236, 2)
-    """
-    alone = spread_of([logs])
-    if alone is None:
-        return spread
-    degrees = spread.degrees - alone.degrees
-    squares = max(spread.sd**2 * spread.degrees - alone.sd**2 * alone.degrees, 0.0)
-    return replace(spread, sd=math.sqrt(squares / degrees), degrees=degrees) if degrees else None
-
-
-def _together(recipes: Spread | None, equal: Spread | None) -> Spread | None:
-    """Both pooled by their degrees of freedom; what recipes are known to owe to the inside of a process stays known."""
-    found = [spread for spread in (recipes, equal) if spread is not None]
-    degrees = sum(spread.degrees for spread in found)
-    return (
-        Spread(math.sqrt(sum(x.sd**2 * x.degrees for x in found) / degrees), degrees, found[0].within)
-        if found
-        else None
-    )
-
-
 def _spread_around_zero(equal: Sequence[Estimate], groups: Sequence[Sequence[Estimate]] = ()) -> Spread | None:
     everything = [*equal, *(one for group in groups for one in group)]
     return spread_of([_logs(group) for group in groups], _logs(equal), [standard_error(one) for one in everything])
@@ -238,40 +214,9 @@ def _of_this_run(recipe: Recipe) -> tuple[bool, str, str]:
     return True, "", recipe.key
 
 
-def estimates_of(measurement: Measurement) -> list[Estimate]:
-    """The speed as each process of a trial found it, by its own interval."""
-    rounds = measurement.environment.get(ROUNDS)
-    return [_round_estimate(entry) for entry in rounds] if rounds else [measurement.speed_improvement]
-
-
-def with_speed(measurement: Measurement, speed: Estimate, known: Spread | None, **facts: Any) -> Measurement:
-    """The measurement with another interval of its speed, and what that rests on; a doubtful gain earns nothing back.
-
-    A break-even count is a promise of a gain, so it stays only where the whole interval is one.
-    """
-    spread = {"sd": known.sd, "degrees": known.degrees, "source": known.source} if known else {"sd": None, "degrees": 0}
-    between = {**spread, **facts}
-    return replace(
-        measurement,
-        speed_improvement=speed,
-        break_even_calls=measurement.break_even_calls if speed.low > 1.0 else None,
-        environment={**measurement.environment, BETWEEN: between},
-    )
-
-
 def moment_of(recipe: Recipe) -> float:
     """What `combine_rounds` takes for the recipe: two equal models share the luck of their minutes."""
     return 0.0 if recipe.is_baseline else MOMENT
-
-
-def usable(measurement: Measurement) -> bool:
-    """True when the speed has a logarithm and an interval."""
-    return is_positive(measurement.speed_improvement)
-
-
-def is_positive(estimate: Estimate) -> bool:
-    """True for a ratio with a finite interval above 0."""
-    return all(math.isfinite(x) and x > 0 for x in (estimate.value, estimate.low, estimate.high))
 
 
 def _enough(spread: Spread | None) -> Spread | None:
@@ -280,10 +225,6 @@ def _enough(spread: Spread | None) -> Spread | None:
 
 def _logs(estimates: Iterable[Estimate]) -> list[float]:
     return [math.log(one.value) for one in estimates]
-
-
-def _round_estimate(entry: Mapping[str, Any]) -> Estimate:
-    return Estimate.from_json({"value": entry["ratio"], "low": entry["low"], "high": entry["high"]})
 
 
 def _speed_of_row(row: Mapping[str, Any]) -> Estimate:

@@ -14,8 +14,9 @@ from hybrid_core.measurement.stop_rule import most_useful_round
 from hybrid_core.records import Estimate, Outcome, Purpose, Recipe, Trial
 from hybrid_core.search import stopping
 from hybrid_core.search.bench import ROUNDS, Bench
-from hybrid_core.search.noise import is_positive, moment_of
+from hybrid_core.search.noise import moment_of
 from hybrid_core.search.result import Stop
+from hybrid_core.search.speeds import is_positive
 
 MOST_ROUNDS = 5
 # What A/A measurements may take of the budget, the first one aside.

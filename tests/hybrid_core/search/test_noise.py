@@ -1,6 +1,5 @@
 """What is known of how far processes differ, whom it is believed of, and what it does to intervals and verdicts."""
 
-import doctest
 import math
 import random
 from dataclasses import replace
@@ -10,7 +9,6 @@ import pytest
 from hybrid_core.fitness import SMALLEST_NOISE_FLOOR
 from hybrid_core.measurement.rounds import combine_rounds, noise_floor, spread_of, spread_of_recipes, widen
 from hybrid_core.records import Estimate, Outcome, Purpose, Recipe, Trial
-from hybrid_core.search import noise as noise_module
 from hybrid_core.search.book import TrialBook
 from hybrid_core.search.final import crown
 from hybrid_core.search.merging import join_rounds, merge_rounds
@@ -151,10 +149,6 @@ def test_a_winner_raced_again_in_other_minutes_lands_inside_with_95_percent(plan
         assert inside / trials == pytest.approx(0.95, abs=0.02)
     else:
         assert inside / trials < 0.93, "as if each process had minutes of its own"
-
-
-def test_the_doctests_hold():
-    assert doctest.testmod(noise_module).failed == 0
 
 
 def test_the_untouched_model_against_itself_is_judged_by_what_is_known_of_it(search):

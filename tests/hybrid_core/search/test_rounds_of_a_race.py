@@ -11,7 +11,7 @@ from hybrid_core.records import Estimate, Outcome, Purpose, Recipe, Trial, Verdi
 from hybrid_core.search.account import Account
 from hybrid_core.search.final import crown, detectable_gain
 from hybrid_core.search.merging import merge_rounds
-from hybrid_core.search.noise import estimates_of
+from hybrid_core.search.speeds import estimates_of
 
 FAST = Recipe.from_dict({"a": "fast"})
 

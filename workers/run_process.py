@@ -171,7 +171,7 @@ def _search(
         space,
         measure,
         report.emit,
-        history=(*_history(order), *shipped),
+        history=_told(order, shipped),
         run_id=order.run_id,
         family=order.family,
         survey=survey,
@@ -186,10 +186,12 @@ def _search(
     report.finish("finished", result.sentence, {"winner": winner, "stop_reason": result.stop_reason})
 
 
-def _history(order: RunOrder) -> tuple[Any, ...]:
+def _told(order: RunOrder, shipped: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What is known before: earlier runs, then what came with the project; nothing where the run is not to learn."""
     from hybrid_core.adaptive.history import HistoryRow
 
-    return tuple(HistoryRow.from_row(row) for row in order.history)
+    own = tuple(HistoryRow.from_row(row) for row in order.history)
+    return (*own, *shipped) if order.config.options.enable_adaptive_hybrid else own
 
 
 def _noise(rows: Sequence[Mapping[str, Any]], subject: Subject) -> Any:

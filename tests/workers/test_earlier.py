@@ -1,9 +1,13 @@
 """What a run process is told of earlier runs: its own family first, then others on its device, never itself."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from hybrid_core.adaptive.shipped import shipped_history
 from hybrid_core.config import HybridOptimizationConfig, RunConfig
 from hybrid_core.records import Recipe, to_json
 from storage.connection import open_database
@@ -11,7 +15,7 @@ from storage.ingest import drain
 from storage.runs import OpenRun, create_run, mark_running
 from tests.storage.sample_events import StepClock, make_config, make_run_events, make_subject, spool_events
 from workers.earlier import rows_for
-from workers.run_process import _noise
+from workers.run_process import _noise, _told, plan_from_registry
 
 
 @pytest.fixture
@@ -57,3 +61,12 @@ def test_the_finals_of_the_same_model_size_and_workload_are_its_own():
     for changes in ({"model": "vit"}, {"size": "small"}, {"workload_label": "another"}):
         spread = _noise([final(calm), final(wild, **changes)], subject).of(Recipe.from_dict({"b": "on"}))
         assert spread.sd < 0.001 and spread.degrees == 3
+
+
+def test_a_run_is_told_what_comes_with_the_project_unless_it_is_not_to_learn():
+    capability = torch.backends.cpu.get_cpu_capability()
+    order = SimpleNamespace(config=RunConfig("llama"), subject=make_subject("llama"), history=())
+    told = _told(order, plan_from_registry(order).shipped)
+    assert told == shipped_history(capability) and (told or capability not in ("AVX2", "AVX512"))
+    deaf = replace(order.config, options=HybridOptimizationConfig(enable_adaptive_hybrid=False))
+    assert _told(SimpleNamespace(config=deaf, history=()), told) == ()

@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from hybrid_core.adaptive.history import HistoryRow
+from hybrid_core.adaptive.shipped import shipped_history
 from hybrid_core.candidate_selector import Candidate, CandidateSelector
 from hybrid_core.candidates import HybridOptimizationStrategy, generate_candidates
 from hybrid_core.config import HybridOptimizationConfig
@@ -28,6 +29,7 @@ from hybrid_core.measured_module import (
     strategy_name,
     trial_summary,
 )
+from hybrid_core.measurement.machine import describe_versions
 from hybrid_core.records import Estimate, Trial, to_json
 from hybrid_core.search.loop import run_search
 from hybrid_core.search.result import SearchResult
@@ -75,13 +77,19 @@ class HybridOptimizationCore:
             space,
             measured.measure,
             lambda kind, data: events.append((kind, data)),
-            history=[row for row in self._rows if row.family == measured.run.model],
+            history=self._known(measured),
             in_processes=False,
         )
         self._remember(measured, events)
         result = describe(found, measured.trials, skipped_settings(space, found, measured.trials, events))
         self.optimization_history.append(result)
         return measured.build(found.winner), result
+
+    def _known(self, measured: MeasuredModule) -> list[HistoryRow]:
+        """What this core measured of such modules, then what comes with the project for this processor."""
+        own = [row for row in self._rows if row.family == measured.run.model]
+        device = str(measured.situation.device)
+        return [*own, *shipped_history(describe_versions()["cpu_capability"], device)]
 
     def generate_optimization_candidates(
         self, model: nn.Module, example_inputs: Any = None, *, budget_s: float = DEFAULT_BUDGET_S

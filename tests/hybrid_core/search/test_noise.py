@@ -27,15 +27,23 @@ def row(key, *ratios, **changes):
     return {"trial_id": f"{key}{ratios}", "recipe_key": key, "rounds": rounds, **plain, **changes}
 
 
-def test_the_noise_is_pooled_from_the_days_against_itself_and_its_repeated_finals():
-    noise = Noise([row("baseline", 1.01, rounds=[]), row("baseline", 0.98, 1.02), row("a=1", 1.5, 1.53), row("b=1", 2)])
-    expected = spread_of([logs(1.5, 1.53)], logs(1.01, 0.98, 1.02))
-    assert noise.spread.sd == pytest.approx(expected.sd) and noise.spread.degrees == expected.degrees == 4
+def test_the_floor_is_what_a_a_of_this_model_and_a_few_of_others_show_whatever_recipes_do():
+    others, own = (1.03, 0.97) * 10, (1.001, 0.998, 1.0, 1.002)
+    recipes = [row("a=1", 1.5, 2.5, own=True), row("b=1", 2)]
+    elsewhere = [row("baseline", ratio, rounds=[]) for ratio in others]
+    noise = Noise([*elsewhere, *recipes])
+    assert noise.spread == Noise(elsewhere).spread and noise.spread.degrees == 20
+    assert "from 20 A/A measurements, none of this model" in noise.sentence()
+    noise = Noise([*elsewhere, *recipes, row("baseline", *own, own=True)])
+    squares = [sum(x * x for x in logs(*ratios)) / len(ratios) for ratios in (own, others + own)]
+    assert noise.spread.degrees == 4 + OTHERS_TRUST
+    assert noise.spread.sd**2 == pytest.approx((4 * squares[0] + OTHERS_TRUST * squares[1]) / (4 + OTHERS_TRUST))
     told = noise.to_event()
-    assert (told["against_itself"], told["repeated"], len(told["trials"])) == (3, 1, 4)
+    assert (told["against_itself"], told["repeated"], len(told["trials"])) == (24, 1, 23)
     floor = noise_floor(noise.spread, 1)
     assert told["floor"] == floor > SMALLEST_NOISE_FLOOR and f"by up to {floor:.1%}" in told["sentence"]
-    assert "3 A/A measurements and 1 repeated final" in told["sentence"]
+    assert "24 A/A measurements, 4 of this model" in told["sentence"]
+    assert "from 4 A/A measurements" in Noise([row("baseline", *own, own=True)]).sentence()
 
 
 def test_a_disturbed_measurement_against_itself_counts_only_where_no_other_is_known():
@@ -157,7 +165,7 @@ def test_the_untouched_model_against_itself_is_judged_by_what_is_known_of_it(sea
     final = next(
         e["trial"] for e in told.of("trial_finished") if e["trial"]["purpose"] == "final" and not e["trial"]["recipe"]
     )
-    assert final["measurement"]["environment"]["between_processes"]["degrees"] > 10
+    assert final["measurement"]["environment"]["between_processes"]["degrees"] > OTHERS_TRUST
 
 
 def test_too_little_noise_is_known_after_one_measurement_against_itself(planted):
@@ -180,7 +188,7 @@ def test_a_search_trial_is_widened_once_and_by_what_is_known(planted):
 
 
 def test_a_gain_that_the_device_shows_by_itself_is_no_gain(search, planted):
-    effects = {"a": {"on": (1.04, 1.0, 1.0, 1.0)}}
+    effects = {"a": {"on": (1.025, 1.0, 1.0, 1.0)}}
     day = [row("baseline", *(math.exp(sign * 0.03) for sign in (1, -1) * 5))]
     calm, _, _ = search(planted.Landscape(effects=effects, noise=0.0))
     noisy, _, told = search(planted.Landscape(effects=effects, noise=0.0), noise=Noise(day))

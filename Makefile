@@ -53,6 +53,7 @@ bench-every-model:
 bench-strategies:
 	@.setup/install.sh
 	$(BIN)/python benchmarks/strategies.py $(if $(QUICK),--quick) $(if $(RESUME),--resume)
+	$(BIN)/python benchmarks/shipped_history.py
 
 # What absorbing is worth on one attention of a DeepSeek decode, against an expanded cache. QUICK=1: one context, 20 rounds.
 bench-latent-attention:
@@ -84,6 +85,7 @@ SUBJECT ?= convnet tiny forward
 bench-search-tables:
 	@.setup/install.sh
 	$(BIN)/python benchmarks/search/build_table.py $(SUBJECT)
+	$(BIN)/python benchmarks/shipped_history.py
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build

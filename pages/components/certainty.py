@@ -28,10 +28,7 @@ def certainty_part(run: Row, result: Row, trials: Sequence[Row]) -> None:
         st.caption(f"{plain(recipe_text(key))} in the final race, one row for each fresh process.")
         alt = "Speed against the untouched model in each process of the final race, with intervals"
         tables.draw(rounds_table(rounds), "run_rounds", alt)
-        st.caption(
-            "Each interval is the one inside its process. The one of the result is wider: in 95 % of cases the same "
-            "measurement, done again with as many processes, lands in it. " + between_sentence(environment)
-        )
+        st.caption(f"Each interval is the one inside its process. {between_sentence(environment, len(rounds))}")
     for text in told:
         st.markdown(text)
 
@@ -42,13 +39,23 @@ def environment_of(trial: Row | None) -> Row:
     return (rows[0].get("environment") or {}) if rows else {}
 
 
-def between_sentence(environment: Row) -> str:
-    """By how much processes differ here beside those of the table, and of what that is known."""
+def between_sentence(environment: Row, processes: int) -> str:
+    """What the interval of the result holds, and by how much other processes are known to differ."""
     between = environment.get("between_processes")
-    if not isinstance(between, Mapping) or not is_number(between.get("sd")) or not between.get("source"):
-        return ""
-    differ, source = plain(percent(between["sd"])), plain(between["source"])
-    return f"Processes differ by {differ} otherwise (one standard deviation, known from {source})."
+    spread = between.get("sd") if isinstance(between, Mapping) else None
+    if processes == 1 and not is_number(spread):
+        return (
+            "It is also that of the result: how far another process would differ is not known yet, so a repetition may "
+            "land outside of it."
+        )
+    wide = (
+        "The one of the result is wider: in 95 % of cases the same measurement, done again with as many processes, lands "
+        "in it."
+    )
+    source = between.get("source") if isinstance(between, Mapping) else None
+    if not is_number(spread) or not source:
+        return wide
+    return f"{wide} Processes differ by {plain(percent(spread))} (one standard deviation, known from {plain(source)})."
 
 
 def rounds_table(rounds: Sequence[Row]) -> tables.Table:

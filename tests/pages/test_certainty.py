@@ -33,12 +33,15 @@ def test_the_cost_of_odd_numbers_is_left_out():
 
 
 def test_the_result_says_by_how_much_processes_differ_and_of_what_that_is_known():
-    between = {"sd": 0.123, "degrees": 4, "source": "recipes of this model"}
-    said = between_sentence({"between_processes": between})
-    assert said == "Processes differ by 12\\.3 % otherwise (one standard deviation, known from recipes of this model)."
+    between = {"sd": 0.123, "degrees": 4, "source": "this model"}
+    said = between_sentence({"between_processes": between}, 3)
+    assert said.endswith("Processes differ by 12\\.3 % (one standard deviation, known from this model).")
     for less in ({"sd": None}, {"source": ""}, {"sd": "x"}):
-        assert between_sentence({"between_processes": between | less}) == ""
-    assert between_sentence({}) == between_sentence({"between_processes": 3}) == ""
+        wide = between_sentence({"between_processes": between | less}, 3)
+        assert "The one of the result is wider" in wide and "differ by" not in wide
+    for nothing in ({}, {"between_processes": 3}, {"between_processes": {"sd": None}}):
+        assert "a repetition may land outside" in between_sentence(nothing, 1)
+        assert "The one of the result is wider" in between_sentence(nothing, 2)
 
 
 def test_the_events_of_rounds_are_told_in_words(client, open_page):

@@ -49,8 +49,8 @@ def between_sentence(environment: Row, processes: int) -> str:
             "land outside of it."
         )
     wide = (
-        "The one of the result is wider: in 95 % of cases the same measurement, done again with as many processes, lands "
-        "in it."
+        "The one of the result is wider: in 95 % of cases the same measurement, done again with as many processes, "
+        "lands in it."
     )
     source = between.get("source") if isinstance(between, Mapping) else None
     if not is_number(spread) or not source:

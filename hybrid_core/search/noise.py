@@ -43,8 +43,9 @@ ENOUGH_DEGREES = TRUST
 RECIPES_MOVE_MORE = 2.0
 # What other models, or two equal ones, say of a model's recipes, in degrees of freedom at most.
 OTHERS_TRUST = 4
-# What recipes do from one minute to another, by the variance of a process: 0.40 over 18 winners that were raced three
-# times each (0.36 and 0.43 for the two unsteady models), benchmarks/truth.py.
+# What recipes do from one minute to another, by the variance of a process. Winners that were raced three times each
+# showed 0.40 (20 of them, while the other core was at work) and later nothing (20 more; both together 0.13): rather an
+# interval that is a little too wide. benchmarks/truth.py.
 MOMENT = 0.4
 FINAL = "the final of this run"
 # Of one recipe: the model's own or another's, and the ratios of every process of each measurement.

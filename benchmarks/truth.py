@@ -9,10 +9,10 @@ Questions and methods (each in a file of `benchmarks/truth/`; every trial is a f
     planted  A chain of equal blocks of which the candidate has some less, so that 0, 1, 2, 5 or 10 % is true, 40 times
              each, after a calibration of the chain in 5 processes: detection, bias, coverage.             20 minutes
     peers    The same effects as others measure: 100 calls of one model, then 100 of the other.            10 minutes
-    winners  Searches of a minute until 20 have a winner, which is then raced twice more: does the second figure fall
-             into the interval of the first?                                                     40 to 60 minutes
-    cost     The seconds of each phase (from the A/A rows), and 6 whole runs of a minute through the command line: how
-             much of the wall time is not measuring?                                                        8 minutes
+    winners  Searches of two minutes until 20 have a winner, which is then raced twice more: does the second figure fall
+             into the interval of the first?                                                     75 to 90 minutes
+    cost     The seconds of each phase (from the A/A rows), and 6 whole runs of two minutes by the command line: how much
+             of the wall time is not measuring?                                                            15 minutes
 
 Minutes are for a core of a small server with nothing beside it. A share is told with its 95 % interval (Wilson), and a
 target counts as decided only with the number of cases that it speaks of. The spread between processes, by which claims

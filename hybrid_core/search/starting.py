@@ -64,7 +64,9 @@ def starting_points(
         return others_told(family, others) if others else None
     keys = [recipe.key for recipe in recipes]
     if recommended:
-        sentence = f"begins with what earlier runs on {family or 'such'} models found good: {', '.join(keys)}"
+        sentence = (
+            f"the search begins with what earlier runs on {family or 'such'} models found good: {', '.join(keys)}"
+        )
     else:
         sentence = (
             f"nothing good is known of {family} models yet, so the search begins with the strategies that the original "
@@ -79,7 +81,7 @@ def starting_points(
 def others_told(family: str, others: Sequence[str]) -> dict[str, Any]:
     """The same where the search is only told what was measured of others."""
     count, shipped = len(others), sum(name.endswith(SHIPPED) for name in others)
-    sentence = f"is told what was measured before on {count} model{'s and workloads' if count > 1 else ''}"
+    sentence = f"the search is told what was measured before on {count} model{'s and workloads' if count > 1 else ''}"
     if shipped:
         elsewhere = f"all of {'them' if count > 1 else 'it'}" if shipped == count else f"{shipped} of them"
         sentence += f", {elsewhere} by this project on another machine with such a processor; here all is measured anew"

@@ -118,7 +118,7 @@ def _begun(told: Sequence[Row]) -> None:
     """Where the search began, and how many settings the model said it cannot have."""
     for data in told:
         if data.get("sentence"):
-            st.markdown(sentence(f"the search {data['sentence']}", 600))
+            st.markdown(sentence(data["sentence"], 600))
         elif isinstance(data.get("unsupported"), Mapping):
             count, problem = len(data["unsupported"]), data.get("problem")
             asked = f"Before trying, {plain(data.get('answered'))} settings were asked: the model cannot have {count}."

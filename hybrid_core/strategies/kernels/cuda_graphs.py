@@ -18,12 +18,13 @@ from torch.utils import _pytree as pytree
 
 from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.strategies.base import Applied, Conflict, Method, Setting, Situation, run_example
-from hybrid_core.strategies.runtimes.call_form import PLAIN, describe_tensors
+from hybrid_core.strategies.runtimes.call_form import describe_tensors, refuse_objects
 
 # Each recording keeps its own buffers; the workload, its quality task and a last smaller batch fit.
 MOST_RECORDINGS = 8
 # Libraries choose algorithms and make workspaces at the first calls, which cannot be recorded.
 WARM_CALLS = 3
+TENSORS_ONLY = "a recording replays the same kernels on tensors only"
 
 Form = tuple[Any, ...]
 
@@ -86,7 +87,7 @@ class RecordedCall:
                 f"{type(self._model).__name__} cannot be recorded as a CUDA graph ({first:.160}); a call that waits "
                 "for the GPU or decides by its values cannot; leave this setting off for it"
             ) from error
-        refuse_objects(pytree.tree_leaves(answer), "answers with")
+        refuse_objects(pytree.tree_leaves(answer), "answers with", TENSORS_ONLY)
         return held, recording, answer
 
 
@@ -96,7 +97,7 @@ def form_of(leaves: list[Any], spec: Any) -> Form:
     Raises:
         StrategyUnsupported: an argument is neither a tensor nor a plain constant.
     """
-    refuse_objects(leaves, "is called with")
+    refuse_objects(leaves, "is called with", TENSORS_ONLY)
     return (
         spec,
         *(
@@ -105,16 +106,6 @@ def form_of(leaves: list[Any], spec: Any) -> Form:
             for v in leaves
         ),
     )
-
-
-def refuse_objects(leaves: list[Any], verb: str) -> None:
-    """A cache object, say, changes from call to call where no recording sees it."""
-    objects = sorted({type(leaf).__name__ for leaf in leaves if not isinstance(leaf, (Tensor, *PLAIN))})
-    if objects:
-        raise StrategyUnsupported(
-            f"the model {verb} {', '.join(objects)}, and a recording replays the same kernels on tensors only; choose "
-            "a workload without a cache object"
-        )
 
 
 def record_on_gpu(work: Callable[[], Any]) -> tuple[Recording, Any]:

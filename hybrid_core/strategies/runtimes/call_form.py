@@ -18,6 +18,7 @@ from hybrid_core.errors import StrategyUnsupported
 from hybrid_core.strategies.base import Situation
 
 PLAIN = (int, float, bool, str, type(None))
+TENSORS_ONLY = "a session takes and gives tensors only"
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ def record_call(model: nn.Module, situation: Situation) -> tuple[CallForm, tuple
     (args, kwargs), answer = given[0], answers[0]
     leaves, spec = pytree.tree_flatten((args, kwargs))
     out_leaves, out_spec = pytree.tree_flatten(answer)
-    _refuse_objects(leaves, "is called with")
-    _refuse_objects(out_leaves, "answers with")
+    refuse_objects(leaves, "is called with", TENSORS_ONLY)
+    refuse_objects(out_leaves, "answers with", TENSORS_ONLY)
     form = CallForm(spec, _constants(leaves), out_spec, _constants(out_leaves))
     tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
     return form, tensors, [leaf for leaf in out_leaves if isinstance(leaf, Tensor)]
@@ -128,12 +129,12 @@ def _filled(leaves: tuple[Any, ...], tensors: list[Tensor]) -> list[Any]:
     return [next(rest) if leaf is Tensor else leaf for leaf in leaves]
 
 
-def _refuse_objects(leaves: list[Any], verb: str) -> None:
+def refuse_objects(leaves: list[Any], verb: str, why: str) -> None:
+    """Refuse a call that takes or gives what is neither a tensor nor a constant: a cache object, say."""
     objects = sorted({type(leaf).__name__ for leaf in leaves if not isinstance(leaf, (Tensor, *PLAIN))})
     if objects:
         raise StrategyUnsupported(
-            f"the model {verb} {', '.join(objects)}, and a session takes and gives tensors only; choose a workload "
-            "without a cache object"
+            f"the model {verb} {', '.join(objects)}, and {why}; choose a workload without a cache object"
         )
 
 

@@ -11,7 +11,7 @@ Questions and methods (each in a file of `benchmarks/truth/`; every trial is a f
     peers    The same effects as others measure: 100 calls of one model, then 100 of the other.            10 minutes
     winners  Searches of two minutes until 20 have a winner, which is then raced twice more: does the second figure fall
              into the interval of the first?                                                     75 to 90 minutes
-    cost     The seconds of each phase (from the A/A rows), and 6 whole runs of two minutes by the command line: how much
+    cost     The seconds of each phase (from the A/A rows), 6 whole runs of two minutes by the command line: how much
              of the wall time is not measuring?                                                            15 minutes
 
 Minutes are for a core of a small server with nothing beside it. A share is told with its 95 % interval (Wilson), and a

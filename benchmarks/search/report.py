@@ -47,6 +47,7 @@ def table_row(table: Table, tables: Sequence[Table]) -> Row:
         "kind": "table",
         "table": table.name,
         "family": table.family,
+        "model": table.about["subject"]["model"],
         "recipes": len(table.recipes),
         "good": {f"{share:.0%}": table.good(share) for share in WITHIN},
         "within_noise": int(table.is_within_noise[:-1].sum()),

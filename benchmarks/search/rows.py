@@ -21,7 +21,7 @@ from hybrid_core.records import Estimate, Measurement, Outcome, Trial
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "search"
 ABOUT = b"hybrid_search_table"
 # What searchers see, and what judges them: further passes make the judgement quieter.
-SEEN, JUDGES = "A", "BCDEFGHIJ"
+SEEN, JUDGES = "A", "BCDEFGHIJKLM"
 RATIOS = ("speed", "memory", "accuracy")
 PHASES = ("start", "import", "build", "transform", "compile", "correctness", "warmup", "timing", "memory", "quality")
 

@@ -8,6 +8,8 @@ from benchmarks.search.table import Table, table_of
 from hybrid_core.config import HybridOptimizationConfig
 from hybrid_core.recipes import legal_recipes
 from hybrid_core.records import Recipe
+from hybrid_core.search.searchers.base import IsOpen, Remembering, Task
+from hybrid_core.search.searchers.registry import SearcherEntry
 
 SETTINGS = {
     "kernel_fusion": ("fold", "merge", "compile", "openvino"),
@@ -71,3 +73,23 @@ def make_row(key: str, which: str, speed: float, memory: float, generator: rando
 
 def ends(name: str, value: float, half: float) -> Row:
     return {name: value, f"{name}_low": value * (1 - half), f"{name}_high": value * (1 + half)}
+
+
+class InOrder(Remembering):
+    """Asks for the recipes in the order of the table and writes down what it was given."""
+
+    tasks: list[Task] = []
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.tasks.append(task)
+
+    def ask(self, count: int, is_open: IsOpen) -> list[Recipe]:
+        return [r for r in self.space.recipes[1:] if is_open(r)][:count]
+
+
+IN_ORDER = SearcherEntry("in order", "", lambda task, options: InOrder(task))
+
+
+def three_tables() -> list[Table]:
+    return [make_table(f"t{i}", family, seed=i) for i, family in enumerate(("one", "two", "two"))]

@@ -9,7 +9,7 @@ import pytest
 
 from pages.components import charts, format, tables
 from tests.pages.conftest import ROOT
-from tests.pages.fake_client import NOW, llama_trials, measurement, trial_row
+from tests.pages.fake_rows import NOW, llama_trials, measurement, trial_row
 
 ROWS = [trial_row(t) for t in llama_trials("r", NOW)]
 

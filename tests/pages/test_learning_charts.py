@@ -8,7 +8,7 @@ import pytest
 from pages.components import learning_charts, proposed
 from pages.components.chart_frame import BASELINE, FADED, FAILED, MAX_POINTS, MEASURED, PALE
 from tests.pages import fake_learning
-from tests.pages.fake_client import NOW, llama_trials, trial_row
+from tests.pages.fake_rows import NOW, llama_trials, trial_row
 
 ROWS = [trial_row(t) for t in llama_trials("r", NOW)]
 TOLD = [{"kind": kind, "data": data} for kind, data in fake_learning.told()]

@@ -10,7 +10,7 @@ from hybrid_core.config import HybridOptimizationConfig, RunConfig
 from hybrid_core.records import to_json
 from pages.components import events, learned, proposed
 from tests.pages import fake_learning
-from tests.pages.fake_client import NOW, llama_trials, trial_row
+from tests.pages.fake_rows import NOW, llama_trials, trial_row
 from tests.pages.test_page_states import HOSTILE, assert_calm, texts
 
 ROWS = [trial_row(t) for t in llama_trials("r", NOW)]

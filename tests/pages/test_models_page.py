@@ -8,7 +8,7 @@ from hybrid_core.errors import HubUnavailable
 from pages.components import model_facts, run_form
 from pages.components.model_card import form_address
 from tests.pages.fake_catalog import LIMIT_OF_RANDOM, catalog, size_facts
-from tests.pages.fake_client import brought_model, brought_row
+from tests.pages.fake_rows import brought_model, brought_row
 
 CPU = [{"id": "cpu"}]
 HOSTILE = "<img src=x onerror=alert(1)> **b** [x](javascript:alert(1)) `c`\n# h"

@@ -9,7 +9,7 @@ from streamlit.testing.v1 import app_test
 
 from hybrid_core.records import RunState
 from pages.components import hub
-from tests.pages.fake_client import NOW, llama_trials, recommendation, run_row, trial_row
+from tests.pages.fake_rows import NOW, llama_trials, recommendation, run_row, trial_row
 
 PAGES = ("home", "optimize", "models", "live", "run", "learning", "leaderboard", "devices")
 HOSTILE = "<img src=x onerror=alert(1)> **b** [x](javascript:alert(1)) $a$ `c`\n# h"

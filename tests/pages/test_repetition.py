@@ -3,7 +3,7 @@
 import json
 
 from hybrid_core.records import Purpose, RunState
-from tests.pages.fake_client import trial
+from tests.pages.fake_rows import trial
 from tests.pages.test_page_states import HOSTILE, assert_calm, texts
 
 RUN = "r-done"

@@ -1,16 +1,12 @@
 """The search on landscapes whose truth is known."""
 
 import itertools
-import json
 import math
-import sys
-import types
 
 import pytest
 
-from hybrid_core.adaptive.history import HistoryRow
 from hybrid_core.fitness import fitness_of
-from hybrid_core.records import SELECTION_METHODS, Estimate, Outcome, Purpose, Trial, Verdict
+from hybrid_core.records import SELECTION_METHODS, Purpose, Trial, Verdict
 
 KINDS = ("progress", "trial_started", "trial_finished")
 
@@ -212,101 +208,6 @@ def test_the_winner_is_judged_by_the_final_race_alone(search, planted):
     assert result.fitness.value == pytest.approx(0.4 * 1.2 + 0.6, abs=1e-6)
 
 
-def test_an_unsupported_setting_prunes_every_recipe_that_contains_it(search, planted):
-    outcomes = {frozenset({"kernel_fusion=fold"}): Outcome.UNSUPPORTED}
-    options = planted.plain_options(convergence_threshold=0.0, max_iterations=100)
-    result, landscape, told = search(planted.Landscape(outcomes=outcomes), budget_s=50_000, options=options)
-    tried = [key for purpose, key in landscape.calls if "kernel_fusion=fold" in key]
-    assert tried == ["kernel_fusion=fold"]
-    said = [event for event in told.of("skipped") if event["key"] == "kernel_fusion=fold"]
-    assert len(said) == 1 and "unsupported" in said[0]["reason"] and "not tried" in said[0]["reason"]
-    assert result.counts["unsupported"] == 1
-
-
-def test_an_unsupported_pair_does_not_prune_its_parts(search, planted):
-    pair = frozenset({"attention_fusion=sdpa", "memory_pooling=in_place"})
-    options = planted.plain_options(convergence_threshold=0.0, max_iterations=100)
-    landscape = planted.Landscape(outcomes={pair: Outcome.UNSUPPORTED})
-    _, _, _ = search(landscape, budget_s=50_000, options=options)
-    keys = [set(key.split("+")) for purpose, key in landscape.calls if purpose == "search"]
-    assert sum(pair <= key for key in keys) == 1
-    assert any("attention_fusion=sdpa" in key and len(key) == 3 for key in keys)
-
-
-@pytest.mark.parametrize(
-    "outcome", [o for o in Outcome if o not in (Outcome.OK, Outcome.CANCELLED, Outcome.DEVICE_LOST)]
-)
-def test_when_every_candidate_fails_the_untouched_model_wins_with_a_sentence(search, planted, outcome):
-    outcomes = {frozenset({f"{n}={s}"}): outcome for n, settings in planted.EFFECTS.items() for s in settings}
-    result, _, _ = search(planted.Landscape(outcomes=outcomes), budget_s=900)
-    assert result.winner.is_baseline and result.sentence.startswith("nothing was found")
-    assert result.counts[str(outcome)] >= 7
-
-
-def test_a_failed_baseline_ends_the_search_with_its_reason(search, planted):
-    landscape = planted.Landscape(outcomes={frozenset(): Outcome.CRASHED})
-    result, _, told = search(landscape)
-    assert result.failed and result.winner.is_baseline and result.winner_trial is None
-    assert result.stop_reason == "the untouched model could not be measured: not measured: planted crashed"
-    assert landscape.calls == [("baseline", "baseline")]
-    assert told.events[-1][0] == "result"
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_fitness_that_is_not_a_number_is_neither_parent_nor_winner(search, planted, value):
-    landscape = planted.Landscape()
-    honest = landscape._trial
-
-    def spoil(recipe, purpose):
-        trial = honest(recipe, purpose)
-        if "attention_fusion" in recipe.strategies:
-            return Trial(**{**trial.__dict__, "measurement": planted.make_measurement(value)})
-        return trial
-
-    landscape.answer = spoil
-    result, _, told = search(landscape, budget_s=900)
-    assert "attention_fusion" not in result.winner.key
-    assert all("attention_fusion" not in key for event in told.of("selection") for key in event["parents"])
-    reasons = [e["infeasible_reason"] for e in told.of("trial_finished") if "attention_fusion" in e["trial"]["recipe"]]
-    assert reasons and all("not a number" in reason for reason in reasons)
-
-
-def test_a_baseline_without_numbers_ends_with_a_sentence(search, planted):
-    landscape = planted.Landscape()
-    honest = landscape._trial
-    landscape.answer = lambda recipe, purpose: Trial(
-        **{**honest(recipe, purpose).__dict__, "measurement": planted.make_measurement(math.nan)}
-    )
-    result, _, _ = search(landscape)
-    assert result.failed and "not a number" in result.stop_reason
-
-
-def test_cancelling_returns_what_is_known(search, planted):
-    landscape = planted.Landscape()
-    result, _, told = search(landscape, should_stop=lambda: len(landscape.calls) >= 4)
-    assert result.stop_reason == "cancelled" and result.stopped_by == "cancelled"
-    assert result.winner.is_baseline and "cancelled before the final race" in result.sentence
-    assert len(landscape.calls) == 4 and not result.final_trials
-
-
-def test_cancelling_before_the_first_trial_measures_nothing(search):
-    result, landscape, _ = search(should_stop=lambda: True)
-    assert landscape.calls == [] and result.stop_reason == "cancelled"
-
-
-def test_a_cancelled_trial_stops_the_search(search, planted):
-    landscape = planted.Landscape(outcomes={frozenset({"attention_fusion=sdpa"}): Outcome.CANCELLED})
-    result, _, _ = search(landscape)
-    assert result.stop_reason == "cancelled"
-    assert landscape.calls[-1] == ("search", "attention_fusion=sdpa")
-
-
-def test_a_lost_device_stops_the_search_with_its_reason(search, planted):
-    landscape = planted.Landscape(outcomes={frozenset({"attention_fusion=sdpa"}): Outcome.DEVICE_LOST})
-    result, _, _ = search(landscape)
-    assert result.failed and "device was lost" in result.stop_reason
-
-
 def test_without_ensembles_only_singles_are_measured(search, planted):
     options = planted.plain_options(enable_ensemble_optimization=False, convergence_threshold=0.0)
     result, landscape, _ = search(budget_s=2000, options=options)
@@ -354,66 +255,6 @@ def test_the_front_is_what_brute_force_finds(search, planted):
     assert set(result.front_keys) == expected
 
 
-def row(key, speed, device="cpu", outcome="ok", **changes):
-    estimate = Estimate(speed, speed - 0.02, speed + 0.02)
-    exact = Estimate.exact(1.0)
-    shared = {"model": "planted", "family": "planted", "workload": "forward", **changes}
-    return HistoryRow(
-        recipe_key=key, device=device, outcome=outcome, speed=estimate, memory=exact, accuracy=exact, **shared
-    )
-
-
-def test_recommendations_from_history_are_measured_first(search, planted):
-    history = [row("attention_fusion=sdpa+memory_pooling=static_cache", 1.4), row("quantization=int8_dynamic", 0.7)]
-    result, landscape, _ = search(history=history)
-    assert landscape.calls[1] == ("search", "attention_fusion=sdpa+memory_pooling=static_cache")
-    assert result.recommended_keys == ("attention_fusion=sdpa+memory_pooling=static_cache",)
-
-
-def test_history_is_not_used_when_it_is_switched_off(search, planted):
-    history = [row("attention_fusion=sdpa+memory_pooling=static_cache", 1.4)]
-    result, landscape, _ = search(history=history, options=planted.plain_options(enable_adaptive_hybrid=False))
-    assert "+" not in landscape.calls[1][1] and result.recommended_keys == ()
-
-
-def test_history_of_recipes_that_are_not_legal_here_is_ignored(search):
-    result, _, _ = search(history=[row("attention_fusion=gone", 3.0)])
-    assert result.recommended_keys == ()
-
-
-def test_every_event_is_json_and_complete(search):
-    result, _, told = search(budget_s=700)
-    for kind, data in told.events:
-        json.dumps(data, allow_nan=False)
-        assert kind in {*KINDS, "round_started", "round_finished", "selection", "skipped", "synergy", "result"}
-    started = [event["trial_id"] for event in told.of("trial_started")]
-    assert len(started) == len(told.of("trial_finished")) == len(set(started))
-    (end,) = told.of("result")
-    assert end["winner_key"] == result.winner.key and end["stop_reason"] == result.stop_reason
-    assert end["speed_improvement"]["value"] == result.winner_trial.measurement.speed_improvement.value
-    assert set(end["front"]) == set(result.front_keys)
-    assert sum(end["counts"].values()) == len(started)
-
-
-def test_trial_names_carry_the_run(search):
-    _, _, told = search(run_id="r1")
-    ids = [event["trial_id"] for event in told.of("trial_started")]
-    assert ids[0] == "r1:baseline:baseline" and ids[1].startswith("r1:search:") and ids[-1].startswith("r1:final:")
-    rounds = [event["trial_id"] for event in told.of("round_started")]
-    assert rounds[0] == "r1:baseline.1:baseline" and rounds[-1].startswith("r1:final.3:")
-
-
-def test_progress_never_promises_more_than_the_budget_and_ends_at_zero(search):
-    _, _, told = search(budget_s=200)
-    progress = told.of("progress")
-    assert progress[-1]["stage"] == "done" and progress[-1]["remaining_s"] == 0
-    searching = [event for event in progress if event["stage"] in ("baseline", "search")]
-    assert all(0 <= event["remaining_s"] <= 200 - event["elapsed_s"] + 1e-9 for event in searching)
-    assert all(event["done"] <= event["planned"] for event in progress)
-    done = [event["done"] for event in progress]
-    assert done == sorted(done)
-
-
 @pytest.mark.parametrize("in_processes", [True, False])
 def test_the_rounds_of_a_final_are_together_measured_longer_and_tighter(search, in_processes):
     _, landscape, told = search(budget_s=200, in_processes=in_processes)
@@ -425,48 +266,6 @@ def test_the_rounds_of_a_final_are_together_measured_longer_and_tighter(search, 
     assert by_purpose[Purpose.FINAL].min_pairs * rounds == 32
     together = by_purpose[Purpose.FINAL].target_half_width / math.sqrt(rounds)
     assert together == pytest.approx(0.015) and together < by_purpose[Purpose.SEARCH].target_half_width
-
-
-def test_unavailable_settings_are_said_with_their_reason(search, planted):
-    space = planted.make_space(unavailable={"quantization=fp8": "this device has no float8 units"})
-    _, _, told = search(space=space)
-    assert {"key": "quantization=fp8", "reason": "this device has no float8 units"} in told.of("skipped")
-
-
-def test_without_time_for_the_race_no_winner_is_named(search, planted):
-    landscape = planted.Landscape(overhead_s=5.0)
-    honest = landscape._trial
-
-    def slow(recipe, purpose):
-        trial = honest(recipe, purpose)
-        return trial if recipe.is_baseline else Trial(**{**trial.__dict__, "seconds": 60.0})
-
-    landscape.answer = slow
-    result, _, _ = search(landscape, budget_s=40)
-    assert result.winner.is_baseline and not result.improved
-    assert "second time" in result.sentence and "larger budget" in result.sentence
-
-
-def test_the_rl_method_gets_only_eligible_candidates_and_its_details_are_told(search, planted, monkeypatch):
-    seen = []
-
-    class RLSelector:
-        def __init__(self, options, seed):
-            self.seed = seed
-
-        def choose(self, scored, count):
-            seen.append([candidate.recipe.key for candidate in scored])
-            return [0] * count, {"episodes": 7}
-
-    fake = types.ModuleType("hybrid_core.rl.selector")
-    fake.RLSelector = RLSelector
-    monkeypatch.setitem(sys.modules, "hybrid_core.rl.selector", fake)
-    options = planted.plain_options(enable_rl_optimization=True)
-    _, _, told = search(budget_s=900, options=options)
-    assert seen and not any("bfloat16" in key for keys in seen for key in keys)
-    event = told.of("selection")[0]
-    assert event["method"] == "rl" and event["details"] == {"episodes": 7}
-    assert event["parents"] == [seen[0][0]] * 5
 
 
 def test_interactions_are_found_although_singles_do_not_show_them(search, planted):

@@ -204,7 +204,8 @@ class MeasureLimits:
     The timed phase stops when the half width of the 95 % interval of the log ratio is below
     `target_half_width`, when the candidate is slower by more than `loser_margin` for certain (1 turns that off), or at
     `max_pairs` or `max_timed_s`; the measurement says which. Quality is counted on
-    `quality_samples` held-out rows; with an `accuracy_bound` on fewer where they decide whether it is kept.
+    `quality_samples` held-out rows; with an `accuracy_bound` on fewer where they decide whether it is kept, and
+    without a task's further rates.
     """
 
     target_half_width: float = 0.02

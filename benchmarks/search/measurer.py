@@ -29,7 +29,7 @@ def limits_of(timed_s: float) -> dict[str, MeasureLimits]:
     limits = replace(limits_for(SHORT_SEARCH_S, Purpose.SEARCH, 300.0), max_timed_s=timed_s)
     return {
         "A": quality_limits(limits, Purpose.SEARCH, ACCURACY_BOUND, 0),
-        "B": replace(limits, quality_samples=FEW_ROWS),
+        "B": replace(limits, quality_samples=FEW_ROWS, accuracy_bound=ACCURACY_BOUND),
     }
 
 

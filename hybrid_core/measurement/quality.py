@@ -66,6 +66,7 @@ def measure_quality(
 ) -> QualityResult:
     """Compare the finished candidate on at most `samples` rows; with a `bound` fewer where it is decided earlier.
 
+    With a `bound` the task's further rates are left out, too: they decide nothing, and can cost more than all else.
     `exact` says that every step promises to change rounding only and was found to keep that on the workload.
     """
     with torch.inference_mode():
@@ -78,7 +79,7 @@ def measure_quality(
             if sum(scores.baseline_right) > 0 and stages.is_over(rows, estimate):
                 break
         if sum(scores.baseline_right) > 0:
-            scores.rates = _rates(case.task, baseline, candidate)
+            scores.rates = _rates(case.task, baseline, candidate) if bound is None else {}
             return _judge_task(case.task, scores, stages, estimate, case.seed)
         warning = (
             f"the untouched model's {case.task.metric} is 0 on {len(scores.right)} rows and cannot be preserved; "

@@ -76,6 +76,22 @@ def test_the_same_model_keeps_all_of_its_quality():
     assert quality.details["top1_agreement"] == 1.0 and quality.details["kl_nats"] == pytest.approx(0.0, abs=1e-9)
 
 
+def test_further_rates_are_figures_of_a_final_and_cost_a_search_nothing():
+    class Rated(SequenceTask):
+        asked = 0
+
+        def rates(self, model):
+            self.asked += 1
+            return {"found first": model.factor}
+
+    task = Rated()
+    searched, *_ = measure_quality(case_of(task), Scale(), Scale(0.5), 40, bound=0.98)
+    assert task.asked == 0 and "found first" not in searched.details
+    final, *_ = measure_quality(case_of(task), Scale(), Scale(0.5), 40)
+    assert (final.details["found first"], final.details["baseline_found first"]) == (0.5, 1.0)
+    assert final.value == searched.value
+
+
 def test_task_numbers_are_those_of_plain_pytorch():
     task, candidate = SequenceTask(), Scale(0.7, 0.4)
     quality, preservation, _, _ = measure_quality(case_of(task), Scale(), candidate, 40)

@@ -178,9 +178,9 @@ class BrandAnalyser(nn.Module):
 
     def _read(self, html: Tensor, seen: Tensor, mask: Tensor) -> Tensor:
         """The profile (batch, readers * dim): what the readers took from both."""
-        nothing_hidden = torch.zeros(len(seen), 1, 1, seen.shape[1], device=seen.device, dtype=seen.dtype)
+        nothing_hidden = torch.zeros(seen.shape[0], 1, 1, seen.shape[1], device=seen.device, dtype=seen.dtype)
         memory, both = torch.cat((html, seen), dim=1), torch.cat((mask, nothing_hidden), dim=3)
-        x = self.readers.expand(len(html), -1, -1)
+        x = self.readers.expand(html.shape[0], -1, -1)
         for layer in self.fusion:
             x = layer(x, memory, both)
         profile: Tensor = self.fusion_norm(x).flatten(1)

@@ -77,7 +77,7 @@ def choose(scores: Tensor, routing: Routing) -> Tensor:
 
     A group counts as the sum of its two best scores; scores (tokens, experts) include the selection bias.
     """
-    grouped = scores.view(len(scores), routing.groups, -1)
+    grouped = scores.view(scores.shape[0], routing.groups, -1)
     of_group = grouped.topk(BEST_OF_GROUP, dim=-1).values.sum(-1)
     reached = of_group.topk(routing.groups_per_token, dim=-1).indices
     out_of_reach = torch.ones_like(of_group, dtype=torch.bool).scatter(1, reached, False)

@@ -13,6 +13,8 @@ from hybrid_core.models.registry import get_entry
 from hybrid_core.records import Workload
 from hybrid_core.strategies.base import Situation, tensors_in
 from hybrid_core.strategies.registry import STRATEGIES, get_strategy
+from hybrid_core.strategies.runtimes.call_form import record_call
+from hybrid_core.strategies.runtimes.graph_file import export_call, quiet_export
 from hybrid_core.strategies.runtimes.session import RuntimeModule
 
 ROOT = Path(__file__).parents[3]
@@ -200,3 +202,17 @@ def test_attention_that_was_fused_on_a_batch_of_one_answers_other_sizes_from_a_s
     for shape in ((1, 6, 8), (3, 9, 8)):
         given = torch.randn(*shape, generator=torch.Generator().manual_seed(2))
         torch.testing.assert_close(changed(given), model(given), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["brandkit", "vit", "convnet", "viral_clipper"])
+def test_shipped_models_are_exported_from_one_item_for_any_number_of_them(name):
+    """Their quality tasks have batches of their own; `len(tensor)` in a model's code would fix the number."""
+    entry = get_entry(name)
+    (workload,) = (w for w in entry.workloads("tiny") if w.name in ("analyse_single", "forward_single"))
+    model = entry.build("tiny", 0).eval().requires_grad_(False)
+    one = entry.make_inputs("tiny", workload, torch.Generator().manual_seed(0))
+    form, example_of_one, _ = record_call(model, situation_of(one))
+    with quiet_export(), torch.no_grad():
+        _, fits = export_call(model, form, example_of_one, lambda tensor: (0,))
+    for count in (1, 3):
+        assert fits([torch.cat([tensor] * count) for tensor in example_of_one])

@@ -4,7 +4,7 @@ PORT ?= 8501
 BIN := .venv/bin
 export PYTHON
 
-.PHONY: run stop test lint types tests lock clean bench-first-path bench-models bench-every-model bench-strategies bench-compile-depth bench-latent-attention bench-activation-plan bench-truth bench-search bench-search-tables
+.PHONY: run stop test lint types tests lock clean bench-first-path bench-models bench-every-model bench-strategies bench-compile-depth bench-latent-attention bench-activation-plan bench-export-sizes bench-truth bench-search bench-search-tables
 
 run:
 	@.setup/install.sh
@@ -69,6 +69,11 @@ bench-compile-depth:
 bench-activation-plan:
 	@.setup/install.sh
 	$(BIN)/python benchmarks/activation_plan.py $(if $(QUICK),--quick)
+
+# What it costs to export a model with open image sizes, for other runtimes. QUICK=1: one round.
+bench-export-sizes:
+	@.setup/install.sh
+	$(BIN)/python benchmarks/export_sizes.py $(if $(QUICK),--quick)
 
 # Whether the measurements themselves can be trusted, on this machine; two hours. QUICK=1: six minutes. RESUME=1 goes on.
 bench-truth:

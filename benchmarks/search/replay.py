@@ -68,14 +68,24 @@ class Arena:
             table.draws(0), table.space.slots  # noqa: B018 (computed here, shared by all processes)
 
     def cases(self) -> list[Case]:
-        """Everything that is to be played; warm only where there is something to know."""
+        """Everything that is to be played; all but cold only where there is something to know and who would use it."""
         return [
             (mode, table, name)
-            for name in self.searchers
+            for name, entry in self.searchers.items()
             for mode in MODES
             for table in self.tables
-            if mode == "cold" or self.histories[mode, table]
+            if mode == "cold" or (entry.uses_history and self.histories[mode, table])
         ]
+
+    def spread(self, episodes: Episodes) -> Episodes:
+        """With the episodes of who uses no history in every mode: they are the same in each."""
+        same = {
+            (mode, table, name): played
+            for (_, table, name), played in episodes.items()
+            for mode in MODES[1:]
+            if not self.searchers[name].uses_history and self.histories[mode, table]
+        }
+        return episodes | same
 
     def play(self, case: Case, seeds: Iterable[int]) -> dict[int, Episode]:
         """The episodes of these seeds."""
@@ -119,7 +129,7 @@ def replay(chosen: argparse.Namespace) -> None:
     kept = {} if chosen.afresh else load_kept(now)
     episodes = play_all(arena, most, chosen.minutes * 60, processes, kept)
     write_kept({case: played for case, played in (kept | episodes).items() if played}, now)
-    rows = rows_of(arena, {case: first_of(played, most) for case, played in episodes.items()})
+    rows = rows_of(arena, {case: first_of(played, most) for case, played in arena.spread(episodes).items()})
     about = environment() | {"processes": processes, "seconds": round(time.monotonic() - started, 1)}
     found = {"environment": about, "targets": targets_of(rows), "rows": rows}
     partial = page.RESULTS.with_suffix(".partial")

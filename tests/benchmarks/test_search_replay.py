@@ -20,6 +20,7 @@ from benchmarks.search.episodes import (
     found_of,
     play,
 )
+from benchmarks.search.replay import Arena
 from benchmarks.search.report import search_row, table_row
 from benchmarks.search.rows import SCHEMA, read_table, write_table
 from benchmarks.search.table import Table
@@ -133,6 +134,21 @@ def test_the_order_of_playing_covers_every_missing_seed_once() -> None:
     orders = replay.missing(played, {"a": 25, "b": 3})
     seeds = [(case[2], seed) for case, block in orders for seed in block]
     assert sorted(seeds) == sorted([("a", s) for s in range(25) if s not in (0, 5)] + [("b", s) for s in range(3)])
+
+
+def test_who_uses_no_history_is_played_once_and_shown_in_every_mode() -> None:
+    tables = three_tables()
+    free = [entry for entry in contestants() if not entry.uses_history and entry.unavailable() is None]
+    quick = [entry for entry in free if entry.name != "selection"]  # it trains a policy
+    arena = Arena(tables, [IN_ORDER, *quick])
+    assert {mode for mode, *_ in arena.cases()} == {"cold"}
+    for entry in quick:
+        told, untold = (play(tables[0], entry, 3, arena.histories[mode, "t0"], 6).order for mode in ("warm", "cold"))
+        assert told == untold, entry.name
+    cold = {("cold", "t0", "in order"): {0: Episode((1,), 0.0)}}
+    assert arena.spread(cold) == cold | {("warm", "t0", "in order"): {0: Episode((1,), 0.0)}}
+    learning = Arena(tables, [get_searcher("surrogate")])
+    assert {mode for mode, *_ in learning.cases()} == {"cold", "warm"}
 
 
 def test_kept_episodes_are_used_only_for_the_same_tables_and_code(tmp_path: Path) -> None:

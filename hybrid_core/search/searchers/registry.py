@@ -26,13 +26,17 @@ Build = Callable[[Task, HybridOptimizationConfig], Searcher]
 
 @dataclass(frozen=True)
 class SearcherEntry:
-    """One searcher. `is_control` marks what is compared with and not offered in the form."""
+    """One searcher. `is_control` marks what is compared with and not offered in the form.
+
+    `uses_history`: what was measured on other models changes what it asks for.
+    """
 
     name: str
     sentence: str
     build: Build
     unavailable: Callable[[], str | None] = lambda: None
     is_control: bool = False
+    uses_history: bool = False
 
 
 def _adaptive(task: Task, options: HybridOptimizationConfig) -> Searcher:
@@ -55,11 +59,13 @@ SEARCHERS: tuple[SearcherEntry, ...] = (
         "Begins with what served other models, then lets a model of the measurements choose, and gives every fourth "
         "turn to whichever other method gains most here.",
         _adaptive,
+        uses_history=True,
     ),
     SearcherEntry(
         "surrogate",
         "A Gaussian process predicts every recipe from those measured; the largest expected improvement is next.",
         lambda task, options: SurrogateSearch(task),
+        uses_history=True,
     ),
     SearcherEntry(
         "selection",
@@ -91,6 +97,7 @@ SEARCHERS: tuple[SearcherEntry, ...] = (
         "A policy learns on predicted recipes and proposes the few worth measuring; where other models do not predict "
         "one another it steps back to local search.",
         _learned,
+        uses_history=True,
     ),
     SearcherEntry(
         "random",

@@ -23,7 +23,7 @@ from hybrid_core.records import Workload
 from hybrid_core.strategies.base import Applied, Conflict, Method, Setting, Situation
 from hybrid_core.strategies.runtimes.call_form import CallForm, describe_tensors, record_call
 from hybrid_core.strategies.runtimes.exportable import hidden_from_exporters
-from hybrid_core.strategies.runtimes.graph_file import every_size, export_call, export_failure, quiet_export
+from hybrid_core.strategies.runtimes.graph_file import export_call, export_failure, quiet_export, usual_sizes
 from hybrid_core.strategies.runtimes.session import relative_difference
 
 # Forms of call (other arguments, or sizes that the guards of the earlier graphs exclude) that are exported at most.
@@ -157,7 +157,7 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
 def _export(model: nn.Module, form: CallForm, example: tuple[Tensor, ...], is_open: bool) -> CallGraph:
     try:
         with quiet_export(), torch.inference_mode(False), torch.no_grad():
-            program, fits = export_call(model, form, example, every_size if is_open else None)
+            program, fits = export_call(model, form, example, usual_sizes if is_open else None)
             # `fits` has asked the guards before a call comes here.
             run = program.module(check_guards=False)
     except StrategyUnsupported:

@@ -1,4 +1,4 @@
-"""Writes the call of a model as an ONNX file that other runtimes read, with sizes left open wherever its code allows.
+"""Writes the call of a model as an ONNX file that other runtimes read, with the usual sizes open where its code allows.
 
 The call is flattened first: every tensor among the arguments becomes one input, everything else a constant, and nested
 answers are put together again afterwards. A batch of one is exported as a batch of two, because the exporter fixes
@@ -29,6 +29,8 @@ from hybrid_core.strategies.runtimes.call_form import CallForm, describe_tensors
 
 # Larger models do not fit into one file of the format, which ends at two gigabytes.
 ONE_FILE_BYTES = 1_500_000_000
+# A batch of images: (batch, channels, height, width); with more dimensions of videos.
+IMAGE_DIMENSIONS = 4
 _LOUD = (
     "torch.onnx._internal.exporter._registration",
     "torch._export.non_strict_utils",
@@ -53,14 +55,14 @@ class GraphFile:
 def write_graph(
     model: nn.Module, form: CallForm, example: tuple[Tensor, ...], folder: Path, *, open_sizes: bool
 ) -> GraphFile:
-    """Export the call into `folder`; with `open_sizes` every size above one may change where the code allows it.
+    """Export the call into `folder`; with `open_sizes` the `usual_sizes` may change where the code allows it.
 
     Raises:
         StrategyUnsupported: the model cannot be exported; the sentence names the first thing in the way.
     """
     try:
         with quiet_export(), torch.inference_mode(False), torch.no_grad():
-            program, fits = export_call(model, form, example, every_size if open_sizes else None)
+            program, fits = export_call(model, form, example, usual_sizes if open_sizes else None)
             written = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
             assert written is not None, "without a file name the export returns the graph"
             own = list(written.model.graph.initializers.values())
@@ -95,9 +97,12 @@ def export_call(
     return program, _size_test(program, example)
 
 
-def every_size(tensor: Tensor) -> tuple[int, ...]:
-    """All dimensions that are larger than one."""
-    return tuple(i for i, n in enumerate(tensor.shape) if n > 1)
+def usual_sizes(tensor: Tensor) -> tuple[int, ...]:
+    """The dimensions that calls usually differ in: all above one, but of images and videos the batch alone.
+
+    A height and a width that may change can cost the exporter more than all the rest.
+    """
+    return tuple(i for i, n in enumerate(tensor.shape[: 1 if tensor.dim() >= IMAGE_DIMENSIONS else None]) if n > 1)
 
 
 def private_folder(owner: object, scratch: Path | None) -> Path:

@@ -204,6 +204,15 @@ def test_attention_that_was_fused_on_a_batch_of_one_answers_other_sizes_from_a_s
         torch.testing.assert_close(changed(given), model(given), rtol=1e-4, atol=1e-5)
 
 
+def test_images_may_come_in_another_number_and_in_no_other_size():
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()))
+    images = torch.randn(5, 3, 8, 6)
+    session = get_strategy("kernel_fusion").apply("onnxruntime", model, situation_of((images[:2],))).model
+    torch.testing.assert_close(session(images), model(images), rtol=1e-4, atol=1e-5)
+    with pytest.raises(StrategyUnsupported, match="leave this setting off for such calls"):
+        session(torch.randn(2, 3, 9, 6))
+
+
 @pytest.mark.parametrize("name", ["brandkit", "vit", "convnet", "viral_clipper"])
 def test_shipped_models_are_exported_from_one_item_for_any_number_of_them(name):
     """Their quality tasks have batches of their own; `len(tensor)` in a model's code would fix the number."""

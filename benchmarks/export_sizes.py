@@ -1,12 +1,12 @@
 """What open sizes cost: writing a model as an ONNX file with a height and width that may change, and without.
 
-Question: a trial in ONNX Runtime or OpenVINO begins with an export, which takes longer than the measurement. How much of
-that is the price of image sizes that no call of a workload changes?
+Question: a trial in ONNX Runtime or OpenVINO begins with an export, which takes longer than the measurement. How much
+of that is the price of image sizes that no call of a workload changes?
 
 Method: of each model of the registry that sees images, the call of one workload is exported three ways in turn, in
-another order every round: every dimension open, the usual ones (`graph_file.usual_sizes`: of images the batch alone), none. Timed is
-the processor time of `torch.export` and `torch.onnx.export` with its optimizer, as the strategies call them, in one
-process and one thread. The ratio is that of the medians; all samples are kept. There is no target.
+another order every round: every dimension open, the usual ones (`graph_file.usual_sizes`: of images the batch alone),
+none. Timed is the processor time of `torch.export` and `torch.onnx.export` with its optimizer, as the strategies call
+them, in one process and one thread. The ratio is that of the medians; all samples are kept. There is no target.
 
     make bench-export-sizes            three rounds, a quarter of an hour
     make bench-export-sizes QUICK=1    one round

@@ -29,7 +29,7 @@ SEARCH_TITLES = {
     # Proposers inside a search.
     "start": "Starting points",
     "portfolio": "Portfolio",
-    "first single": "First single settings",
+    "coverage": "Many untried settings at once",
     "likeliest": "Likeliest by the prior",
 }
 # The ways to search in which the selection method has a say.

@@ -143,7 +143,7 @@ def test_history_of_another_device_teaches_nothing(search, planted):
     rows = history_of(landscape, "elsewhere", "other", all_keys(planted, landscape), device="cuda:0")
     _, _, told = search(planted.Landscape(), history=rows, family="planted", options=asking())
     by = [p["by"] for data in told.of("proposals") for p in data["proposals"]]
-    assert "portfolio" not in by and by[0] == "first single"
+    assert "portfolio" not in by and by[0] == "coverage"
 
 
 def test_without_adaptive_hybrid_history_is_not_read(search, planted):

@@ -300,7 +300,7 @@ def test_the_proposer_that_gains_gets_the_turns():
     assert bandit.credits["good"].asked > 2 * bandit.credits["bad"].asked > 0
     searcher, _ = adaptive_on(space, value, {"bad": bad, "good": good}, 24)
     account = searcher.notes()["proposers"]
-    assert account["bad"]["asked"] + account["good"]["asked"] == 5
+    assert account["bad"]["asked"] + account["good"]["asked"] == 6
     assert account["bad"]["gained"] == 0.0
 
 

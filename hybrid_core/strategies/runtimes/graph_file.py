@@ -100,7 +100,7 @@ def export_call(
 def usual_sizes(tensor: Tensor) -> tuple[int, ...]:
     """The dimensions that calls usually differ in: all above one, but of images and videos the batch alone.
 
-    A height and a width that may change can cost the exporter more than all the rest.
+    A height and a width that may change make an export take up to twice as long (benchmarks/export_sizes.py).
     """
     return tuple(i for i, n in enumerate(tensor.shape[: 1 if tensor.dim() >= IMAGE_DIMENSIONS else None]) if n > 1)
 

@@ -29,7 +29,7 @@ SEARCH_TITLES = {
     # Proposers inside a search.
     "start": "Starting points",
     "portfolio": "Portfolio",
-    "coverage": "Many untried settings at once",
+    "first single": "First single settings",
     "likeliest": "Likeliest by the prior",
 }
 # The ways to search in which the selection method has a say.

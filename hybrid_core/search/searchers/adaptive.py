@@ -3,14 +3,14 @@
 First a portfolio that is good on every earlier model, then the likeliest recipes by the posterior mean, then expected
 improvement. Every fourth pick belongs to another proposer (recombination by the person's selection method, the learned
 policy, local search), chosen by a bandit that credits what a proposer really gained: one that is better on this model
-takes part more, and the chosen method acts in every run. Without history a few recipes that hold as many untried
-settings as possible begin in place of the portfolio. How to compare it with every other method: docs/search_bakeoff.md.
+takes part more, and the chosen method acts in every run. Without history the cheapest single of each strategy begins
+in place of the portfolio. How to compare it with every other method: docs/search_bakeoff.md.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +19,6 @@ from hybrid_core.search.searchers.base import IsOpen, Remembering, Searcher, See
 from hybrid_core.search.searchers.surrogate import SurrogateSearch
 
 PORTFOLIO = 3
-# By five measured tables (docs/search_bakeoff.md): fewer leave settings unseen, more gain nothing.
-COVERING = 6
 LIKELIEST = 2
 OTHERS_EVERY = 4
 # How much a proposer that was rarely asked is preferred, in units of log fitness: what a good step gains.
@@ -71,11 +69,10 @@ class AdaptiveSearch(Remembering):
         self.bandit = Bandit(tuple(self.others))
         self.has_history = not self.surrogate.prior.is_empty
         self.beginning = dict.fromkeys(task.starts, "start")
-        first, by = (
-            (self.surrogate.prior.portfolio(PORTFOLIO), "portfolio")
-            if self.has_history
-            else (covering(task, COVERING), "coverage")
-        )
+        first, by = (self.surrogate.prior.portfolio(PORTFOLIO), "portfolio") if self.has_history else ([], "")
+        begun = {strategy for recipe in task.starts for strategy in recipe.strategies}
+        if not self.has_history:
+            first, by = [r for r in _one_of_each(task) if r.strategies[0] not in begun], "first single"
         self.beginning |= {recipe: by for recipe in first if recipe not in self.beginning}
         self._by: dict[str, str] = {}
         self._notes: dict[str, Any] = {}
@@ -151,19 +148,10 @@ class AdaptiveSearch(Remembering):
         }
 
 
-def covering(task: Task, count: int) -> list[Recipe]:
-    """At most `count` recipes, each with as many settings as possible that neither an earlier one nor a start has.
-
-    Effects mostly add up, so one trial of four settings tells more than one of one (group testing; Dorfman 1943), and a
-    good setting is met sooner in company. Equals are drawn at random, since dear settings are often those that gain.
-    """
-    seen = {step for recipe in task.starts for step in recipe.steps}
-    drawn = {recipe: task.rng.random() for recipe in task.space.recipes if not recipe.is_baseline}
-    chosen: list[Recipe] = []
-    for _ in range(count if drawn else 0):
-        best = max(drawn, key=lambda recipe: (len(set(recipe.steps) - seen), drawn[recipe]))
-        if set(best.steps) <= seen:
-            break
-        chosen.append(best)
-        seen |= set(best.steps)
-    return chosen
+def _one_of_each(task: Task) -> list[Recipe]:
+    """The cheapest single setting of each strategy, the cheapest strategy first."""
+    cheapest: dict[str, Recipe] = {}
+    price: Callable[[Recipe], tuple[float, str]] = lambda recipe: (task.expected_s(recipe), recipe.key)  # noqa: E731
+    for recipe in sorted(task.space.singles, key=price):
+        cheapest.setdefault(recipe.steps[0].strategy, recipe)
+    return list(cheapest.values())

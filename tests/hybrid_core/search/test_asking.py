@@ -143,7 +143,7 @@ def test_history_of_another_device_teaches_nothing(search, planted):
     rows = history_of(landscape, "elsewhere", "other", all_keys(planted, landscape), device="cuda:0")
     _, _, told = search(planted.Landscape(), history=rows, family="planted", options=asking())
     by = [p["by"] for data in told.of("proposals") for p in data["proposals"]]
-    assert "portfolio" not in by and by[0] == "coverage"
+    assert "portfolio" not in by and by[0] == "first single"
 
 
 def test_without_adaptive_hybrid_history_is_not_read(search, planted):
@@ -188,10 +188,9 @@ def test_a_search_that_has_nothing_to_gain_ends_settled_and_not_by_running_out(s
 
 def test_a_run_in_which_every_candidate_fails_ends_with_a_sentence(search, planted):
     every = {frozenset({f"{s}={name}"}): Outcome.CRASHED for s, names in planted.EFFECTS.items() for name in names}
-    landscape = planted.Landscape(outcomes=every)
-    result, _, _ = search(landscape, options=asking())
-    assert not result.improved and result.stopped_by in ("exhausted", "converged") and result.stop_reason
-    assert {key for steps in every for key in steps} <= {key for _, key in landscape.calls}, "each was tried alone"
+    result, _, _ = search(planted.Landscape(outcomes=every), options=asking())
+    assert not result.improved and result.stopped_by == "exhausted"
+    assert "every recipe that can be tried was tried" in result.stop_reason
 
 
 def test_a_space_of_one_candidate_is_measured_and_raced(search, planted):

@@ -11,7 +11,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import DotProduct
 
 from hybrid_core.records import Recipe
-from hybrid_core.search.searchers.adaptive import COVERING, AdaptiveSearch, Bandit, covering
+from hybrid_core.search.searchers.adaptive import AdaptiveSearch, Bandit
 from hybrid_core.search.searchers.base import Seen, Task
 from hybrid_core.search.searchers.gp import GaussianProcess, Kernel, expected_improvement
 from hybrid_core.search.searchers.random import RandomSearch
@@ -300,35 +300,18 @@ def test_the_proposer_that_gains_gets_the_turns():
     assert bandit.credits["good"].asked > 2 * bandit.credits["bad"].asked > 0
     searcher, _ = adaptive_on(space, value, {"bad": bad, "good": good}, 24)
     account = searcher.notes()["proposers"]
-    assert account["bad"]["asked"] + account["good"]["asked"] == 6
+    assert account["bad"]["asked"] + account["good"]["asked"] == 5
     assert account["bad"]["gained"] == 0.0
 
 
-def test_with_history_the_portfolio_begins_and_without_it_recipes_of_many_untried_settings():
+def test_with_history_the_portfolio_begins_and_without_it_one_single_of_each_strategy():
     space = small_space()
     common, value = planted(space, 7)
     _, warm = adaptive_on(space, value, {}, 6, history_of(space, 3, 0.9, common))
     assert warm[0] == "portfolio" and "likeliest" in warm
     searcher, cold = adaptive_on(space, value, {}, 6)
-    begun = [seen.recipe for seen in searcher.told[1 : 1 + cold.count("coverage")]]
-    assert cold[: len(begun)] == ["coverage"] * len(begun) and 2 <= len(begun) <= COVERING
-    assert len(begun[0].steps) == max(len(recipe.steps) for recipe in space.recipes)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_every_covering_recipe_holds_as_many_untried_settings_as_any_could(seed):
-    space = small_space()
-    starts = (Recipe.from_dict({"kernel_fusion": "s2", "quantization": "s1"}),)
-    found = covering(Task(space, random.Random(seed), starts=starts), 100)
-    seen = set(starts[0].steps)
-    for recipe in found:
-        fresh = len(set(recipe.steps) - seen)
-        assert fresh == max(len(set(other.steps) - seen) for other in space.recipes) > 0
-        seen |= set(recipe.steps)
-    assert seen == {step for recipe in space.recipes for step in recipe.steps}
-    assert found[:2] == covering(Task(space, random.Random(seed), starts=starts), 2)
-    if seed:
-        assert found != covering(Task(space, random.Random(0), starts=starts), 100)
+    assert cold[:4] == ["first single"] * 4
+    assert {s.recipe.strategies for s in searcher.told[1:5]} == {(name,) for name in STRATEGIES}
 
 
 def test_starts_come_before_everything_else():

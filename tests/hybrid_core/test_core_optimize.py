@@ -111,6 +111,8 @@ def model() -> nn.Sequential:
 
 def core(**config) -> HybridOptimizationCore:
     quick = {"rl_max_episodes": 4, "rl_hidden_dim": 8, "optimization_strategies": ["quantization", "memory_pooling"]}
+    # What comes with the project would decide in which order the few recipes of the table are tried.
+    quick["enable_adaptive_hybrid"] = False
     return create_hybrid_optimization_core(quick | config)
 
 
